@@ -151,11 +151,14 @@ default_pg_config() {
 server_defect() {
 	local config=$1 version
 
-	if ! version=$("$config" --version 2>/dev/null); then
-		echo "it cannot be run"
-		return 0
-	fi
-	version=${version#PostgreSQL }
+	version=$("$config" --version 2>/dev/null) || true
+	case $version in
+		PostgreSQL\ [0-9]*) version=${version#PostgreSQL } ;;
+		*)
+			echo "it is not a pg_config that works"
+			return 0
+			;;
+	esac
 	if [ "${version%%[!0-9]*}" -lt "$oldest_version" ]; then
 		echo "it belongs to PostgreSQL $version, and cqrs_views needs $oldest_version or later"
 	elif [ ! -x "$("$config" --bindir)/postgres" ] || [ ! -x "$("$config" --bindir)/initdb" ]; then
