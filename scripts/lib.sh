@@ -206,7 +206,7 @@ open_workspace() {
 		trap 'exit 130' INT
 		trap 'exit 143' TERM
 		[ "$(id -u)" -ne 0 ] || chown "$server_user:" "$workspace"
-		if as_server_user mkdir tmp 2>/dev/null; then
+		if as_server_user mkdir "$workspace/tmp" 2>/dev/null; then
 			return 0
 		fi
 		rm -rf "$workspace"
