@@ -1,0 +1,35 @@
+# cqrs_views: built with PGXS. The order of OBJS is the order of the layers in
+# README's source tour: a file may include headers of its own layer's
+# predecessors only, and "make check-layers" holds it to that.
+
+EXTENSION = cqrs_views
+MODULE_big = cqrs_views
+DATA = $(wildcard $(EXTENSION)--*.sql)
+
+MODULES_IN_ORDER = \
+	guc query event \
+	outbox read_table projection checkpoint \
+	handler handler_event handler_batch \
+	notify apply catchup mode rebuild \
+	inline_trigger shmem worker launcher \
+	sql_args sql_publish sql_guard sql_projection sql_progress sql_status \
+	cqrs_views
+
+OBJS = $(MODULES_IN_ORDER:%=src/%.o)
+
+REGRESS = $(sort $(patsubst sql/%.sql,%,$(wildcard sql/*.sql)))
+ISOLATION = $(sort $(patsubst specs/%.spec,%,$(wildcard specs/*.spec)))
+TAP_TESTS = 1
+
+PG_CONFIG ?= pg_config
+PGXS := $(shell $(PG_CONFIG) --pgxs)
+include $(PGXS)
+
+$(OBJS): $(wildcard src/*.h)
+
+.PHONY: check-layers check-symbols
+check-layers:
+	scripts/check-layers $(MODULES_IN_ORDER)
+
+check-symbols: $(OBJS)
+	scripts/check-symbols $(OBJS)

@@ -1,0 +1,331 @@
+/*
+ * cqrs_views 0.1.0: the whole schema.
+ *
+ *   events    type  cqrs.event        one immutable event, what handlers get
+ *             table cqrs.outbox       every event, in the order of publication
+ *             table cqrs.events       always empty; lends its shape to batches
+ *   engine    table cqrs.registry     the projections: definition and state
+ *             table cqrs.checkpoint   which events each has processed, and counters
+ *             table cqrs.incarnation  one row, never dumped: whose transaction
+ *                                     ids those are
+ *   to look at: views cqrs.projection, cqrs.projection_status,
+ *             cqrs.worker_status, cqrs.rebuild_progress
+ *
+ * The C function behind each SQL function is documented in src/sql_*.c.
+ */
+\echo Use "CREATE EXTENSION cqrs_views" to load this file. \quit
+
+CREATE SCHEMA cqrs;
+COMMENT ON SCHEMA cqrs IS 'events, projections and read tables (extension cqrs_views)';
+GRANT USAGE ON SCHEMA cqrs TO PUBLIC;
+
+/* ---------------------------------------------------------------- events */
+
+CREATE TYPE cqrs.event AS (
+	position bigint,
+	event_id uuid,
+	source text,
+	aggregate_type text,
+	aggregate_id text,
+	aggregate_version bigint,
+	event_type text,
+	payload jsonb,
+	metadata jsonb,
+	occurred_at timestamptz
+);
+COMMENT ON TYPE cqrs.event IS 'what happened to one aggregate; what a handler gets';
+
+CREATE FUNCTION cqrs.current_xid() RETURNS xid8
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cqrs_sql_current_xid';
+COMMENT ON FUNCTION cqrs.current_xid() IS
+	'the publishing transaction''s id; wakes the workers when it commits';
+
+CREATE TABLE cqrs.outbox (
+	position bigint GENERATED ALWAYS AS IDENTITY,
+	event_id uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
+	source text NOT NULL DEFAULT CURRENT_USER,
+	aggregate_type text NOT NULL,
+	aggregate_id text NOT NULL,
+	aggregate_version bigint,
+	event_type text NOT NULL,
+	payload jsonb NOT NULL DEFAULT '{}',
+	metadata jsonb NOT NULL DEFAULT '{}',
+	occurred_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	xid xid8 NOT NULL DEFAULT cqrs.current_xid(),
+	CONSTRAINT outbox_pkey PRIMARY KEY (position)
+);
+CREATE INDEX outbox_xid_position ON cqrs.outbox (xid, position);
+COMMENT ON TABLE cqrs.outbox IS
+	'every event; insert into it in the transaction of the business change';
+COMMENT ON COLUMN cqrs.outbox.position IS
+	'unique, rising per key, with gaps, not in commit order';
+COMMENT ON COLUMN cqrs.outbox.source IS 'the service that published the event';
+COMMENT ON COLUMN cqrs.outbox.xid IS 'the transaction that published the event';
+COMMENT ON INDEX cqrs.outbox_xid_position IS 'finds what became visible between two snapshots';
+
+CREATE FUNCTION cqrs.guard_outbox() RETURNS trigger
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cqrs_sql_guard_outbox';
+COMMENT ON FUNCTION cqrs.guard_outbox() IS
+	'refuses to change events, and to replicate straight into the outbox';
+
+CREATE TRIGGER cqrs_immutable
+	BEFORE UPDATE OR DELETE OR TRUNCATE ON cqrs.outbox
+	FOR EACH STATEMENT EXECUTE FUNCTION cqrs.guard_outbox();
+ALTER TABLE cqrs.outbox ENABLE ALWAYS TRIGGER cqrs_immutable;
+COMMENT ON TRIGGER cqrs_immutable ON cqrs.outbox IS 'events are immutable';
+
+/*
+ * Logical replication fires row triggers only. AFTER, and for replicas only:
+ * a BEFORE ROW trigger would cost COPY its multi-row inserts.
+ */
+CREATE TRIGGER cqrs_no_replication
+	AFTER INSERT OR UPDATE OR DELETE ON cqrs.outbox
+	FOR EACH ROW EXECUTE FUNCTION cqrs.guard_outbox();
+ALTER TABLE cqrs.outbox ENABLE REPLICA TRIGGER cqrs_no_replication;
+COMMENT ON TRIGGER cqrs_no_replication ON cqrs.outbox IS
+	'a subscription would carry foreign positions and transaction ids';
+
+CREATE TABLE cqrs.events OF cqrs.event;
+COMMENT ON TABLE cqrs.events IS
+	'always empty: the table that a batch handler''s transition table "events" has its columns from';
+
+CREATE FUNCTION cqrs.publish(
+	aggregate_type text, aggregate_id text, event_type text,
+	payload jsonb DEFAULT '{}', metadata jsonb DEFAULT '{}',
+	event_id uuid DEFAULT NULL, aggregate_version bigint DEFAULT NULL,
+	occurred_at timestamptz DEFAULT NULL)
+RETURNS bigint
+LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cqrs_sql_publish';
+COMMENT ON FUNCTION cqrs.publish(text, text, text, jsonb, jsonb, uuid, bigint, timestamptz) IS
+	'inserts one event into the outbox and returns its position';
+
+CREATE FUNCTION cqrs.grant_publish(role regrole) RETURNS void
+LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cqrs_sql_grant_publish';
+COMMENT ON FUNCTION cqrs.grant_publish(regrole) IS
+	'grants what a publisher needs on the outbox, and no more';
+
+/* ---------------------------------------------------------------- engine */
+
+CREATE TABLE cqrs.registry (
+	id integer GENERATED ALWAYS AS IDENTITY,
+	name name NOT NULL,
+	owner regrole NOT NULL,
+	kind text NOT NULL,
+	handler text NOT NULL,
+	read_tables regclass[] NOT NULL,
+	mode text NOT NULL,
+	event_types text[],
+	aggregate_types text[],
+	sources text[],
+	key text NOT NULL,
+	start_at text NOT NULL,
+	on_error text NOT NULL,
+	notify text NOT NULL,
+	batch_size integer,
+	segments integer NOT NULL,
+	search_path text NOT NULL,
+	time_zone text NOT NULL,
+	date_style text NOT NULL,
+	interval_style text NOT NULL,
+	created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	state text NOT NULL,
+	rebuild_started_at timestamptz,
+	retries bigint NOT NULL DEFAULT 0,
+	next_retry_at timestamptz,
+	last_error text,
+	last_error_at timestamptz,
+	CONSTRAINT registry_pkey PRIMARY KEY (id),
+	CONSTRAINT registry_name_key UNIQUE (name)
+);
+COMMENT ON TABLE cqrs.registry IS
+	'the projections: definition and state; look at cqrs.projection and cqrs.projection_status';
+
+/*
+ * The row is rewritten by every batch: room on the page keeps that a HOT
+ * update, and vacuum comes early.
+ */
+CREATE TABLE cqrs.checkpoint (
+	projection integer NOT NULL,
+	incarnation uuid NOT NULL,
+	done pg_snapshot NOT NULL,
+	target pg_snapshot,
+	low bigint NOT NULL DEFAULT 0,
+	high bigint NOT NULL DEFAULT 0,
+	last_position bigint NOT NULL DEFAULT 0,
+	events_processed bigint NOT NULL DEFAULT 0,
+	batches bigint NOT NULL DEFAULT 0,
+	processed_at timestamptz,
+	CONSTRAINT checkpoint_pkey PRIMARY KEY (projection)
+) WITH (fillfactor = 10, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+COMMENT ON TABLE cqrs.checkpoint IS
+	'processed = visible in done, or visible in target and not beyond last_position';
+
+CREATE TABLE cqrs.incarnation (
+	id uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid()
+);
+COMMENT ON TABLE cqrs.incarnation IS
+	'one row, made by CREATE EXTENSION and never dumped: transaction ids compare only within it';
+INSERT INTO cqrs.incarnation DEFAULT VALUES;
+
+SELECT pg_catalog.pg_extension_config_dump('cqrs.outbox', '');
+SELECT pg_catalog.pg_extension_config_dump('cqrs.outbox_position_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('cqrs.registry', '');
+SELECT pg_catalog.pg_extension_config_dump('cqrs.registry_id_seq', '');
+SELECT pg_catalog.pg_extension_config_dump('cqrs.checkpoint', '');
+
+CREATE FUNCTION cqrs.guard_read_table() RETURNS trigger
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cqrs_sql_guard_read_table';
+COMMENT ON FUNCTION cqrs.guard_read_table() IS
+	'refuses writes to a read table by anybody but its projection';
+
+CREATE FUNCTION cqrs.apply_inline() RETURNS trigger
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cqrs_inline_trigger_apply';
+COMMENT ON FUNCTION cqrs.apply_inline() IS
+	'applies the events of one statement to the inline projections';
+REVOKE ALL ON FUNCTION cqrs.guard_outbox(), cqrs.guard_read_table(), cqrs.apply_inline() FROM PUBLIC;
+
+/* ----------------------------------------------------------- projections */
+
+CREATE FUNCTION cqrs.create_projection(
+	name name, handler regprocedure, read_tables regclass[],
+	mode text DEFAULT 'async',
+	event_types text[] DEFAULT NULL,
+	aggregate_types text[] DEFAULT NULL,
+	sources text[] DEFAULT NULL,
+	key text DEFAULT 'aggregate_id',
+	start_at text DEFAULT 'beginning',
+	on_error text DEFAULT 'stop',
+	notify text DEFAULT 'keys',
+	batch_size integer DEFAULT NULL,
+	segments integer DEFAULT 1)
+RETURNS void
+LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cqrs_sql_create_projection';
+COMMENT ON FUNCTION cqrs.create_projection(name, regprocedure, regclass[], text, text[], text[],
+	text[], text, text, text, text, integer, integer) IS
+	'registers a projection: its handler keeps its read tables from the events';
+
+CREATE FUNCTION cqrs.alter_projection(
+	name name,
+	mode text DEFAULT NULL,
+	event_types text[] DEFAULT NULL,
+	aggregate_types text[] DEFAULT NULL,
+	sources text[] DEFAULT NULL,
+	key text DEFAULT NULL,
+	on_error text DEFAULT NULL,
+	notify text DEFAULT NULL,
+	batch_size integer DEFAULT NULL,
+	segments integer DEFAULT NULL,
+	handler regprocedure DEFAULT NULL,
+	new_name name DEFAULT NULL)
+RETURNS void
+LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cqrs_sql_alter_projection';
+COMMENT ON FUNCTION cqrs.alter_projection(name, text, text[], text[], text[], text, text, text,
+	integer, integer, regprocedure, name) IS
+	'changes a projection''s settings from its checkpoint on; NULL leaves one as it is';
+
+CREATE FUNCTION cqrs.drop_projection(name name, drop_read_tables boolean DEFAULT false)
+RETURNS void
+LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cqrs_sql_drop_projection';
+COMMENT ON FUNCTION cqrs.drop_projection(name, boolean) IS
+	'removes a projection; its read tables become ordinary tables, or go too';
+
+CREATE FUNCTION cqrs.pause_projection(name name) RETURNS void
+LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cqrs_sql_pause_projection';
+COMMENT ON FUNCTION cqrs.pause_projection(name) IS
+	'stops processing until resume_projection, across restarts';
+
+CREATE FUNCTION cqrs.resume_projection(name name) RETURNS void
+LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cqrs_sql_resume_projection';
+COMMENT ON FUNCTION cqrs.resume_projection(name) IS
+	'lets a paused or stopped projection go on from its checkpoint';
+
+CREATE PROCEDURE cqrs.rebuild_projection(name name, online boolean DEFAULT false)
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'cqrs_sql_rebuild_projection';
+COMMENT ON PROCEDURE cqrs.rebuild_projection(name, boolean) IS
+	'computes the read tables again from the first event, committing as it goes';
+
+CREATE PROCEDURE cqrs.catch_up(name name DEFAULT NULL)
+LANGUAGE c
+AS 'MODULE_PATHNAME', 'cqrs_sql_catch_up';
+COMMENT ON PROCEDURE cqrs.catch_up(name) IS
+	'processes in this session all that was committed before the call, a transaction per batch';
+
+CREATE FUNCTION cqrs.wait_for(
+	name name, timeout interval DEFAULT '10 seconds', up_to_position bigint DEFAULT NULL)
+RETURNS boolean
+LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cqrs_sql_wait_for';
+COMMENT ON FUNCTION cqrs.wait_for(name, interval, bigint) IS
+	'waits until all events committed before the call are processed; false at the timeout';
+
+/* ------------------------------------------------------------ to look at */
+
+CREATE VIEW cqrs.projection AS
+SELECT r.name, pg_catalog.pg_get_userbyid(r.owner) AS owner, r.kind, r.handler, r.mode,
+	r.event_types, r.aggregate_types, r.sources, r.key, r.start_at, r.on_error,
+	r.notify, r.batch_size, r.segments, r.read_tables
+FROM cqrs.registry r;
+COMMENT ON VIEW cqrs.projection IS 'the projections'' definitions';
+
+CREATE FUNCTION cqrs.get_projection_status(
+	OUT name name, OUT mode text, OUT kind text, OUT state text,
+	OUT events_pending bigint, OUT lag interval, OUT last_position bigint,
+	OUT events_processed bigint, OUT batches bigint, OUT events_parked bigint,
+	OUT retries bigint, OUT next_retry_at timestamptz,
+	OUT last_error text, OUT last_error_at timestamptz, OUT read_tables regclass[])
+RETURNS SETOF record
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cqrs_sql_get_projection_status';
+COMMENT ON FUNCTION cqrs.get_projection_status() IS 'what the view projection_status shows';
+
+CREATE VIEW cqrs.projection_status AS
+SELECT s.name, s.mode, s.kind, s.state, s.events_pending, s.lag, s.last_position,
+	s.events_processed, s.batches, s.events_parked, s.retries, s.next_retry_at,
+	s.last_error, s.last_error_at, s.read_tables
+FROM cqrs.get_projection_status() s;
+COMMENT ON VIEW cqrs.projection_status IS
+	'how far each projection is; last_error only for its owner and monitors';
+
+CREATE FUNCTION cqrs.get_worker_status(
+	OUT pid integer, OUT database name, OUT activity text, OUT since timestamptz)
+RETURNS SETOF record
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cqrs_sql_get_worker_status';
+COMMENT ON FUNCTION cqrs.get_worker_status() IS 'what the view worker_status shows';
+
+CREATE VIEW cqrs.worker_status AS
+SELECT w.pid, w.database, w.activity, w.since
+FROM cqrs.get_worker_status() w;
+COMMENT ON VIEW cqrs.worker_status IS 'the background workers of all databases, and what each does now';
+
+CREATE FUNCTION cqrs.get_rebuild_progress(
+	OUT projection name, OUT phase text, OUT events_done bigint, OUT events_total bigint,
+	OUT rate double precision, OUT eta interval)
+RETURNS SETOF record
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cqrs_sql_get_rebuild_progress';
+COMMENT ON FUNCTION cqrs.get_rebuild_progress() IS 'what the view rebuild_progress shows';
+
+CREATE VIEW cqrs.rebuild_progress AS
+SELECT p.projection, p.phase, p.events_done, p.events_total, p.rate, p.eta
+FROM cqrs.get_rebuild_progress() p;
+COMMENT ON VIEW cqrs.rebuild_progress IS
+	'rebuilds under way; events are estimated from positions, rate is events per second';
+
+GRANT SELECT ON cqrs.projection, cqrs.projection_status, cqrs.worker_status,
+	cqrs.rebuild_progress TO PUBLIC;
+
+/* tells the launcher, when this commits, that the database has the extension */
+DO $$ BEGIN PERFORM cqrs.current_xid(); END $$;

@@ -1,0 +1,159 @@
+/*
+ * apply.c
+ *		Give one batch to one projection; contain its errors; decide retry or
+ *		stop.
+ *
+ * Everything that is the owner's (handler, key expression) runs here, as the
+ * owner. Several projections may be applied in one transaction, each in a
+ * subtransaction of its own, so that one that fails leaves the others alone.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+
+#include "apply.h"
+#include "handler.h"
+#include "outbox.h"
+#include "query.h"
+#include "read_table.h"
+
+/* Pick the events that the projection wants. Runs no code of the owner's. */
+void
+cqrs_apply_select(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applied)
+{
+	MemoryContext old = MemoryContextSwitchTo(batch->context);
+
+	applied->events = palloc(Max(batch->nevents, 1) * sizeof(CqrsEvent *));
+	applied->nevents = 0;
+	applied->keys = NULL;
+	for (int i = 0; i < batch->nevents; i++)
+		if (cqrs_projection_wants(projection, &batch->events[i]))
+			applied->events[applied->nevents++] = &batch->events[i];
+	MemoryContextSwitchTo(old);
+}
+
+/* Compute the selected events' keys, as the projection's owner. */
+void
+cqrs_apply_compute_keys(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applied)
+{
+	MemoryContext old = MemoryContextSwitchTo(batch->context);
+	CqrsUserContext user;
+
+	cqrs_query_enter_user(&user, projection->owner, &projection->settings);
+	applied->keys = cqrs_event_keys(cqrs_projection_key(projection), applied->events,
+									applied->nevents, batch->desc);
+	cqrs_query_leave_user(&user);
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * Give the selected events to the handler, as the projection's owner. The keys
+ * are computed too if a notification is to tell them. Without call_handler
+ * (publishers have applied the events) that is all. Errors are thrown.
+ */
+void
+cqrs_apply_run(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applied,
+			   bool call_handler)
+{
+	MemoryContext old;
+	CqrsUserContext user;
+	CqrsWriters writers;
+
+	if (applied->nevents == 0)
+		return;
+	if (applied->keys == NULL && projection->notify == CQRS_NOTIFY_KEYS)
+		cqrs_apply_compute_keys(projection, batch, applied);
+	if (!call_handler)
+		return;
+
+	cqrs_outbox_check_rights(projection->owner, false);
+	old = MemoryContextSwitchTo(batch->context);
+	cqrs_query_enter_user(&user, projection->owner, &projection->settings);
+	writers = cqrs_read_table_open(projection->read_tables, projection->nread_tables);
+	PG_TRY();
+	{
+		for (int i = 0; i < projection->nread_tables; i++)
+			cqrs_read_table_verify(projection->read_tables[i], projection->owner);
+		cqrs_handler_call(projection, applied->events, applied->nevents, batch->desc);
+	}
+	PG_FINALLY();
+	{
+		cqrs_read_table_close(writers);
+	}
+	PG_END_TRY();
+	cqrs_query_leave_user(&user);
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * The same in a subtransaction. Returns NULL, or the error, in the current memory
+ * context, with everything that the projection did undone.
+ */
+ErrorData *
+cqrs_apply_contained(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applied,
+					 bool call_handler)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData  *volatile error = NULL;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		cqrs_apply_run(projection, batch, applied, call_handler);
+		ReleaseCurrentSubTransaction();
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return error;
+}
+
+/*
+ * Is the error nobody's fault, so that the same batch may work later? Deadlocks,
+ * serialization failures, lock timeouts, cancellation, and whatever the server
+ * or its resources lack for the moment.
+ */
+bool
+cqrs_apply_error_is_transient(const ErrorData *error)
+{
+	switch (ERRCODE_TO_CATEGORY(error->sqlerrcode))
+	{
+		case ERRCODE_TRANSACTION_ROLLBACK:	/* class 40 */
+		case ERRCODE_INSUFFICIENT_RESOURCES:	/* class 53 */
+		case ERRCODE_OPERATOR_INTERVENTION:	/* class 57 */
+		case ERRCODE_SYSTEM_ERROR:	/* class 58 */
+		case ERRCODE_CONNECTION_EXCEPTION:	/* class 08 */
+			return true;
+		default:
+			return error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
+	}
+}
+
+/* What last_error tells of an error, in the current memory context. */
+char *
+cqrs_apply_error_text(const ErrorData *error)
+{
+	StringInfoData text;
+
+	initStringInfo(&text);
+	appendStringInfo(&text, "%s: %s", unpack_sql_state(error->sqlerrcode),
+					 error->message ? error->message : "missing error text");
+	if (error->detail)
+		appendStringInfo(&text, "\nDETAIL: %s", error->detail);
+	if (error->hint)
+		appendStringInfo(&text, "\nHINT: %s", error->hint);
+	if (error->context)
+		appendStringInfo(&text, "\nCONTEXT: %s", error->context);
+	return text.data;
+}

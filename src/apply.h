@@ -1,0 +1,31 @@
+/*
+ * apply.h
+ *		Give one batch to one projection; contain its errors; decide retry or
+ *		stop.
+ */
+#ifndef CQRS_APPLY_H
+#define CQRS_APPLY_H
+
+#include "event.h"
+#include "projection.h"
+
+/* what a projection took out of a batch; lives in the batch's context */
+typedef struct CqrsApplied
+{
+	CqrsEvent **events;			/* those that pass the filters */
+	int			nevents;
+	text	  **keys;			/* of each; NULL where not computed */
+} CqrsApplied;
+
+extern void cqrs_apply_select(CqrsProjection *projection, CqrsBatch *batch,
+							  CqrsApplied *applied);
+extern void cqrs_apply_compute_keys(CqrsProjection *projection, CqrsBatch *batch,
+									CqrsApplied *applied);
+extern void cqrs_apply_run(CqrsProjection *projection, CqrsBatch *batch,
+						   CqrsApplied *applied, bool call_handler);
+extern ErrorData *cqrs_apply_contained(CqrsProjection *projection, CqrsBatch *batch,
+									   CqrsApplied *applied, bool call_handler);
+extern bool cqrs_apply_error_is_transient(const ErrorData *error);
+extern char *cqrs_apply_error_text(const ErrorData *error);
+
+#endif							/* CQRS_APPLY_H */

@@ -1,0 +1,320 @@
+/*
+ * catchup.c
+ *		One pass: lock checkpoints, read, apply, advance, notify.
+ *
+ * A pass is part of one transaction, which is the caller's. Projections that
+ * stand at the same checkpoint share a fetch; those that do not still share the
+ * pass's snapshot, so that once they have caught up they stand at the same
+ * checkpoint. A backlog larger than one batch is taken by itself, one batch to
+ * a pass: projections that have caught up must not wait for it.
+ *
+ * For an inline projection the publishers have applied the events; the pass
+ * moves its checkpoint, counts, and sends the notifications.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "apply.h"
+#include "catchup.h"
+#include "checkpoint.h"
+#include "guc.h"
+#include "notify.h"
+#include "outbox.h"
+#include "projection.h"
+
+/* bounds the memory of a batch, whatever the size of the events */
+#define MAX_BATCH_BYTES (16 * 1024 * 1024)
+
+/* projections at one checkpoint; the arrays have room for all members */
+typedef struct PassGroup
+{
+	CqrsCheckpoint *checkpoint; /* the first one's */
+	int			nmembers;
+	CqrsMember *members[CQRS_CATCHUP_MAX_PROJECTIONS];
+	CqrsProjection *projections[CQRS_CATCHUP_MAX_PROJECTIONS];
+	CqrsCheckpoint *checkpoints[CQRS_CATCHUP_MAX_PROJECTIONS];
+} PassGroup;
+
+static int	catchup_lock(CqrsMember *members, int nmembers, bool wait, PassGroup *groups);
+static bool catchup_group(PassGroup *group, Datum current, bool small_only, CqrsErrorPolicy policy);
+static CqrsReadLimit catchup_limit(const PassGroup *group);
+static bool catchup_read(CqrsBatch *batch, CqrsCheckpoint *next, Datum current,
+						 CqrsReadLimit limit, bool small_only);
+static void catchup_member(CqrsMember *member, CqrsProjection *projection,
+						   CqrsCheckpoint *checkpoint, const CqrsCheckpoint *next,
+						   CqrsBatch *batch, CqrsErrorPolicy policy);
+static void catchup_failed(CqrsMember *member, CqrsProjection *projection,
+						   CqrsErrorPolicy policy);
+static void catchup_arrived(CqrsMember *member, CqrsProjection *projection);
+
+/*
+ * Process the next batch of each of up to CQRS_CATCHUP_MAX_PROJECTIONS
+ * projections, in the order of ids, in the current transaction, which is read
+ * committed and under which nothing has been published. Waits for their locks,
+ * or passes over those that are not to be had.
+ */
+void
+cqrs_catchup_pass(CqrsMember *members, int nmembers, bool wait, CqrsErrorPolicy policy)
+{
+	PassGroup	   *groups = palloc(nmembers * sizeof(PassGroup));
+	int			ngroups;
+	bool		found = false;
+	Datum		current;
+
+	Assert(nmembers <= CQRS_CATCHUP_MAX_PROJECTIONS);
+	Assert(XactIsoLevel == XACT_READ_COMMITTED);
+
+	/* the locks first, then the snapshot: what others did before is in it */
+	ngroups = catchup_lock(members, nmembers, wait, groups);
+	if (ngroups == 0)
+		return;
+	current = cqrs_checkpoint_current_snapshot();
+	for (int i = 0; i < ngroups; i++)
+		found |= catchup_group(&groups[i], current, found, policy);
+	PopActiveSnapshot();
+}
+
+/*
+ * Lock the members, push a new active snapshot if there are any left, read
+ * their checkpoints and group them. Returns the number of groups.
+ */
+static int
+catchup_lock(CqrsMember *members, int nmembers, bool wait, PassGroup *groups)
+{
+	int			ngroups = 0;
+	bool		any = false;
+	TimestampTz now = GetCurrentTimestamp();
+
+	for (int i = 0; i < nmembers; i++)
+	{
+		CqrsMember *member = &members[i];
+		CqrsProjection *projection;
+
+		member->locked = cqrs_checkpoint_lock(member->projection, wait);
+		if (!member->locked)
+			continue;
+		projection = cqrs_projection_get(member->projection);
+		member->locked = projection != NULL && cqrs_projection_is_active(projection);
+
+		/* whoever waits for the lock does not wait for the time */
+		if (member->locked && !wait && projection->next_retry_at > now)
+		{
+			member->next_retry_at = projection->next_retry_at;
+			member->locked = false;
+		}
+		any |= member->locked;
+	}
+	if (!any)
+		return 0;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	for (int i = 0; i < nmembers; i++)
+	{
+		CqrsMember *member = &members[i];
+		CqrsCheckpoint *checkpoint;
+		PassGroup	   *group = groups;
+
+		if (!member->locked)
+			continue;
+		checkpoint = cqrs_checkpoint_read(member->projection);
+		if (checkpoint == NULL)
+			elog(ERROR, "projection %d has no checkpoint", member->projection);
+		while (group < groups + ngroups &&
+			   !cqrs_checkpoint_equal(group->checkpoint, checkpoint))
+			group++;
+		if (group == groups + ngroups)
+		{
+			ngroups++;
+			group->checkpoint = checkpoint;
+			group->nmembers = 0;
+		}
+		group->members[group->nmembers] = member;
+		group->projections[group->nmembers] = cqrs_projection_get(member->projection);
+		group->checkpoints[group->nmembers] = checkpoint;
+		group->nmembers++;
+	}
+	if (ngroups == 0)
+		PopActiveSnapshot();
+	return ngroups;
+}
+
+/*
+ * Process one batch of a group, or, with small_only, see that it is left for the
+ * next pass if it is not small. Returns true if there was something.
+ */
+static bool
+catchup_group(PassGroup *group, Datum current, bool small_only, CqrsErrorPolicy policy)
+{
+	CqrsBatch  *batch = cqrs_event_batch_create(CurrentMemoryContext);
+	CqrsCheckpoint next = *group->checkpoint;
+	bool		postponed = !catchup_read(batch, &next, current, catchup_limit(group),
+										  small_only);
+	bool		moved = !postponed && (batch->nevents > 0 || group->checkpoint->frozen);
+
+	for (int i = 0; i < group->nmembers; i++)
+	{
+		CqrsMember *member = group->members[i];
+
+		member->nevents = batch->nevents;
+		member->more = postponed || next.frozen;
+		if (moved)
+			catchup_member(member, group->projections[i], group->checkpoints[i], &next,
+						   batch, policy);
+		if (!member->more && member->error == NULL)
+			catchup_arrived(member, group->projections[i]);
+	}
+	MemoryContextDelete(batch->context);
+	return moved || postponed;
+}
+
+/* The smallest limit among the members. */
+static CqrsReadLimit
+catchup_limit(const PassGroup *group)
+{
+	CqrsReadLimit limit = {.events = INT_MAX - 1,.bytes = MAX_BATCH_BYTES};
+
+	for (int i = 0; i < group->nmembers; i++)
+	{
+		int			own = group->projections[i]->batch_size;
+
+		if (own == 0)
+			own = cqrs_guc_batch_size;
+		if (group->members[i]->limit > 0)
+			own = Min(own, group->members[i]->limit);
+		limit.events = Min(limit.events, own);
+	}
+	return limit;
+}
+
+/*
+ * Read the batch that follows next, and move next behind it. Returns false, with
+ * nothing read, if small_only is set and the batch would be but a part of what
+ * there is.
+ */
+static bool
+catchup_read(CqrsBatch *batch, CqrsCheckpoint *next, Datum current, CqrsReadLimit limit,
+			 bool small_only)
+{
+	if (!next->frozen)
+	{
+		if (cqrs_outbox_read_interval(batch, next->walk.done, current, limit))
+		{
+			next->walk.done = current;
+			if (batch->nevents > 0)
+				next->walk.last = Max(next->walk.last,
+									  batch->events[batch->nevents - 1].position);
+			return true;
+		}
+		if (small_only)
+			return false;
+		next->frozen = true;
+		next->walk.target = current;
+		next->walk.last = 0;
+		cqrs_outbox_find_bounds(next->walk.done, current, &next->walk.low, &next->walk.high);
+	}
+	else if (small_only)
+		return false;
+
+	if (cqrs_outbox_read_walk(batch, &next->walk, limit))
+	{
+		next->frozen = false;
+		next->walk.done = next->walk.target;
+	}
+	if (batch->nevents > 0)
+		next->walk.last = batch->events[batch->nevents - 1].position;
+	return true;
+}
+
+/* Apply a batch to one projection, and move its checkpoint to next. */
+static void
+catchup_member(CqrsMember *member, CqrsProjection *projection, CqrsCheckpoint *checkpoint,
+			   const CqrsCheckpoint *next, CqrsBatch *batch, CqrsErrorPolicy policy)
+{
+	bool		call_handler = !cqrs_projection_is_inline(projection);
+	CqrsApplied applied;
+	TimestampTz started = GetCurrentTimestamp();
+
+	cqrs_apply_select(projection, batch, &applied);
+	if (policy == CQRS_ERROR_THROW)
+		cqrs_apply_run(projection, batch, &applied, call_handler);
+	else if (applied.nevents > 0)
+		member->error = cqrs_apply_contained(projection, batch, &applied, call_handler);
+	if (member->error != NULL)
+	{
+		member->more = false;
+		catchup_failed(member, projection, policy);
+		return;
+	}
+
+	checkpoint->frozen = next->frozen;
+	checkpoint->walk = next->walk;
+	cqrs_checkpoint_advance(checkpoint, applied.nevents);
+	if (applied.nevents > 0)
+		cqrs_notify_send(projection, applied.events[applied.nevents - 1]->position,
+						 applied.nevents, applied.keys);
+	if (projection->retries > 0)
+		cqrs_projection_record_recovery(projection->id);
+
+	if (cqrs_guc_log_min_batch_duration >= 0 &&
+		TimestampDifferenceExceeds(started, GetCurrentTimestamp(),
+								   cqrs_guc_log_min_batch_duration))
+		ereport(LOG,
+				(errmsg("projection \"%s\": %d events up to position " INT64_FORMAT " in %ld ms",
+						NameStr(projection->name), applied.nevents, next->walk.last,
+						TimestampDifferenceMilliseconds(started, GetCurrentTimestamp())),
+				 errhidestmt(true)));
+}
+
+/*
+ * A member's own work is undone; say what becomes of it, in the transaction that
+ * the others commit in.
+ */
+static void
+catchup_failed(CqrsMember *member, CqrsProjection *projection, CqrsErrorPolicy policy)
+{
+	const char *name = NameStr(projection->name);
+	char	   *text = cqrs_apply_error_text(member->error);
+	bool		transient = cqrs_apply_error_is_transient(member->error);
+
+	if (transient && policy == CQRS_ERROR_STOP)
+		ReThrowError(member->error);
+	if (transient)
+	{
+		/* doubles from retry_delay to max_retry_delay */
+		int64		delay = (int64) cqrs_guc_retry_delay << Min(projection->retries, 30);
+
+		delay = Min(delay, cqrs_guc_max_retry_delay);
+		member->next_retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay);
+		cqrs_projection_record_retry(projection->id, text, member->next_retry_at);
+		ereport(LOG,
+				(errmsg("projection \"%s\" will be retried: %s", name, member->error->message),
+				 errhidestmt(true)));
+	}
+	else
+	{
+		cqrs_projection_record_stop(projection->id, text);
+		ereport(LOG,
+				(errmsg("projection \"%s\" stopped: %s", name, member->error->message),
+				 member->error->context ? errdetail_log("%s", member->error->context) : 0,
+				 errhint("Mend the cause, then run: SELECT cqrs.resume_projection(%s);",
+						 quote_literal_cstr(name)),
+				 errhidestmt(true)));
+	}
+}
+
+/* A projection has read all there was: what it was catching up for can follow. */
+static void
+catchup_arrived(CqrsMember *member, CqrsProjection *projection)
+{
+	if (projection->state == CQRS_STATE_REBUILDING)
+		cqrs_projection_set_state(projection->id, projection->mode == CQRS_MODE_INLINE ?
+								  CQRS_STATE_SWITCHING : CQRS_STATE_RUNNING);
+	member->wants_switch = projection->mode == CQRS_MODE_INLINE &&
+		projection->state != CQRS_STATE_RUNNING;
+}

@@ -1,0 +1,380 @@
+/*
+ * checkpoint.c
+ *		The table cqrs.checkpoint: what a projection has processed.
+ *
+ * Lock rules
+ * ----------
+ * A projection's lock is a heavyweight lock on the object (cqrs.registry, id),
+ * in EXCLUSIVE mode, until the end of the transaction. It takes no transaction
+ * id and leaves no trace on disk, which a row lock would. Whoever processes a
+ * batch or changes the projection holds it. The order is: lock, then a snapshot,
+ * then the checkpoint and the events under that snapshot, then work. A
+ * checkpoint that was read before the lock may be one that another process has
+ * moved past.
+ *
+ * The row is rewritten by each batch, and while an old transaction is open its
+ * dead versions pile up: finding the live one through the index gets slower
+ * with each of them. So this process remembers where it last wrote the row, and
+ * reads and updates it there, by ctid and id; if it has moved, the index finds
+ * it. Updating anything but one row is an error.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "storage/lock.h"
+#include "utils/builtins.h"
+#include "utils/datum.h"
+#include "utils/fmgrprotos.h"
+#include "utils/hsearch.h"
+#include "utils/inval.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+#include "utils/xid8.h"
+
+#include "checkpoint.h"
+#include "query.h"
+
+/* where this process last saw a projection's row */
+typedef struct RowPlace
+{
+	int32		projection;		/* hash key */
+	ItemPointerData ctid;
+} RowPlace;
+
+static HTAB *places = NULL;
+
+#define CHECKPOINT_COLUMNS \
+	"c.projection, c.ctid, c.done, c.target, c.low, c.high, c.last_position," \
+	" c.events_processed, c.batches, c.processed_at," \
+	" c.incarnation = (SELECT i.id FROM cqrs.incarnation AS i)"
+
+/* a snapshot on its way out of a query */
+typedef struct SnapshotResult
+{
+	MemoryContext context;
+	Datum		snapshot;
+} SnapshotResult;
+
+/* the same for a row */
+typedef struct RowResult
+{
+	MemoryContext context;
+	CqrsCheckpoint *checkpoint;
+	bool		same_incarnation;
+} RowResult;
+
+static CqrsCheckpoint *checkpoint_read(int32 projection, bool latest);
+static RowPlace *checkpoint_place(int32 projection, HASHACTION action);
+static bool checkpoint_read_row(TupleTableSlot *slot, void *arg);
+static bool checkpoint_read_ctid(TupleTableSlot *slot, void *arg);
+static bool checkpoint_read_snapshot(TupleTableSlot *slot, void *arg);
+
+/*
+ * Lock a projection until the end of the transaction. Without wait, returns
+ * false at once where somebody else holds it. Processes pending invalidations,
+ * so that what is looked up afterwards is current.
+ */
+bool
+cqrs_checkpoint_lock(int32 projection, bool wait)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, cqrs_query_relation("registry", false),
+					   projection, 0);
+	if (LockAcquire(&tag, ExclusiveLock, false, !wait) == LOCKACQUIRE_NOT_AVAIL)
+		return false;
+	AcceptInvalidationMessages();
+	return true;
+}
+
+/*
+ * Read a checkpoint under the active snapshot, taken after the lock. Returns
+ * NULL where the projection is gone.
+ */
+CqrsCheckpoint *
+cqrs_checkpoint_read(int32 projection)
+{
+	return checkpoint_read(projection, false);
+}
+
+/* Read a checkpoint as it is now, without a lock: to look at only. */
+CqrsCheckpoint *
+cqrs_checkpoint_peek(int32 projection)
+{
+	return checkpoint_read(projection, true);
+}
+
+/* Do two projections have exactly the same to do next? */
+bool
+cqrs_checkpoint_equal(const CqrsCheckpoint *a, const CqrsCheckpoint *b)
+{
+	if (a->frozen != b->frozen || !datumIsEqual(a->walk.done, b->walk.done, false, -1))
+		return false;
+	return !a->frozen ||
+		(datumIsEqual(a->walk.target, b->walk.target, false, -1) &&
+		 a->walk.low == b->walk.low && a->walk.high == b->walk.high &&
+		 a->walk.last == b->walk.last);
+}
+
+/*
+ * Write back walk and frozen, which the caller has changed, and count a batch
+ * of so many events, unless it is of none. The caller holds the lock.
+ */
+void
+cqrs_checkpoint_advance(CqrsCheckpoint *checkpoint, int64 events)
+{
+	static CqrsQuery query = {
+		.sql = "UPDATE cqrs.checkpoint SET done = $3, target = $4, low = $5, high = $6,"
+		" last_position = $7, events_processed = events_processed + $8,"
+		" batches = batches + CASE WHEN $8 > 0 THEN 1 ELSE 0 END,"
+		" processed_at = CASE WHEN $8 > 0 THEN clock_timestamp() ELSE processed_at END"
+		" WHERE ctid = $1 AND projection = $2 RETURNING ctid",
+		.nargs = 8,
+		.argtypes = {TIDOID, INT4OID, PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, INT8OID,
+		INT8OID, INT8OID}
+	};
+	ItemPointerData old = checkpoint->ctid;
+	Datum		args[8] = {
+		PointerGetDatum(&old), Int32GetDatum(checkpoint->projection),
+		checkpoint->walk.done, checkpoint->walk.target, Int64GetDatum(checkpoint->walk.low),
+		Int64GetDatum(checkpoint->walk.high), Int64GetDatum(checkpoint->walk.last),
+		Int64GetDatum(events)
+	};
+	char		nulls[8] = {' ', ' ', ' ', ' ', ' ', ' ', ' ', ' '};
+
+	if (!checkpoint->frozen)
+		nulls[3] = 'n';
+	if (cqrs_query_run(&query, args, nulls, checkpoint_read_ctid, &checkpoint->ctid) != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("the checkpoint of projection %d was moved by somebody else",
+						checkpoint->projection)));
+	checkpoint_place(checkpoint->projection, HASH_ENTER)->ctid = checkpoint->ctid;
+}
+
+/* Make the row of a new projection. */
+void
+cqrs_checkpoint_insert(int32 projection, Datum done)
+{
+	static CqrsQuery query = {
+		.sql = "INSERT INTO cqrs.checkpoint (projection, incarnation, done)"
+		" SELECT $1, id, $2 FROM cqrs.incarnation",
+		.nargs = 2,
+		.argtypes = {INT4OID, PG_SNAPSHOTOID}
+	};
+	Datum		args[2] = {Int32GetDatum(projection), done};
+
+	cqrs_query_run(&query, args, NULL, NULL, NULL);
+}
+
+/* Go back to the first event. The counters go on. The caller holds the lock. */
+void
+cqrs_checkpoint_reset(int32 projection)
+{
+	static CqrsQuery query = {
+		.sql = "UPDATE cqrs.checkpoint SET done = $2, target = NULL, low = 0, high = 0,"
+		" last_position = 0, incarnation = (SELECT id FROM cqrs.incarnation)"
+		" WHERE projection = $1",
+		.nargs = 2,
+		.argtypes = {INT4OID, PG_SNAPSHOTOID}
+	};
+	Datum		args[2] = {Int32GetDatum(projection), cqrs_checkpoint_empty_snapshot()};
+
+	cqrs_query_run(&query, args, NULL, NULL, NULL);
+}
+
+void
+cqrs_checkpoint_delete(int32 projection)
+{
+	static CqrsQuery query = {
+		.sql = "DELETE FROM cqrs.checkpoint WHERE projection = $1",
+		.nargs = 1,
+		.argtypes = {INT4OID}
+	};
+	Datum		arg = Int32GetDatum(projection);
+
+	cqrs_query_run(&query, &arg, NULL, NULL, NULL);
+}
+
+/* ------------------------------------------------------------- snapshots */
+
+/* a snapshot that no transaction is visible in */
+Datum
+cqrs_checkpoint_empty_snapshot(void)
+{
+	return DirectFunctionCall1(pg_snapshot_in, CStringGetDatum("1:1:"));
+}
+
+/*
+ * The active snapshot as a checkpoint's. If the current transaction has an id,
+ * that counts as in flight, like the id of any other that has not committed:
+ * what it publishes, before or after, is still to be processed.
+ */
+Datum
+cqrs_checkpoint_current_snapshot(void)
+{
+	static CqrsQuery query = {
+		.sql = "SELECT (pg_snapshot_xmin(s)::text || ':' || pg_snapshot_xmax(s)::text || ':'"
+		" || coalesce(string_agg(x::text, ',' ORDER BY x), ''))::pg_snapshot"
+		" FROM (SELECT pg_current_snapshot() AS s) AS q"
+		" LEFT JOIN LATERAL (SELECT pg_snapshot_xip(s) AS x UNION SELECT $1"
+		"  WHERE $1 >= pg_snapshot_xmin(s) AND $1 < pg_snapshot_xmax(s)) AS u ON true"
+		" GROUP BY s",
+		.flags = CQRS_QUERY_ACTIVE,
+		.nargs = 1,
+		.argtypes = {XID8OID}
+	};
+	FullTransactionId own = GetTopFullTransactionIdIfAny();
+	SnapshotResult result = {.context = CurrentMemoryContext};
+	Datum		arg = FullTransactionIdGetDatum(own);
+
+	if (!FullTransactionIdIsValid(own))
+		return DirectFunctionCall1(pg_current_snapshot, (Datum) 0);
+	cqrs_query_run(&query, &arg, NULL, checkpoint_read_snapshot, &result);
+	return result.snapshot;
+}
+
+bool
+cqrs_checkpoint_snapshot_sees(Datum snapshot, FullTransactionId xid)
+{
+	return DatumGetBool(DirectFunctionCall2(pg_visible_in_snapshot,
+											FullTransactionIdGetDatum(xid), snapshot));
+}
+
+/*
+ * Has the projection processed every event that is visible in the snapshot? A
+ * frozen interval has to be walked to its end first.
+ */
+bool
+cqrs_checkpoint_covers(const CqrsCheckpoint *checkpoint, Datum snapshot)
+{
+	return !checkpoint->frozen &&
+		cqrs_outbox_pending_interval(checkpoint->walk.done, snapshot, 1).events == 0;
+}
+
+/* --------------------------------------------------------------- helpers */
+
+static CqrsCheckpoint *
+checkpoint_read(int32 projection, bool latest)
+{
+	static CqrsQuery by_place[2] = {
+		{
+			.sql = "SELECT " CHECKPOINT_COLUMNS " FROM cqrs.checkpoint AS c"
+			" WHERE c.ctid = $1 AND c.projection = $2",
+			.flags = CQRS_QUERY_ACTIVE,
+			.nargs = 2,
+			.argtypes = {TIDOID, INT4OID}
+		},
+		{
+			.sql = "SELECT " CHECKPOINT_COLUMNS " FROM cqrs.checkpoint AS c"
+			" WHERE c.ctid = $1 AND c.projection = $2",
+			.flags = CQRS_QUERY_LATEST,
+			.nargs = 2,
+			.argtypes = {TIDOID, INT4OID}
+		}
+	};
+	static CqrsQuery by_id[2] = {
+		{
+			.sql = "SELECT " CHECKPOINT_COLUMNS " FROM cqrs.checkpoint AS c"
+			" WHERE c.projection = $1",
+			.flags = CQRS_QUERY_ACTIVE,
+			.nargs = 1,
+			.argtypes = {INT4OID}
+		},
+		{
+			.sql = "SELECT " CHECKPOINT_COLUMNS " FROM cqrs.checkpoint AS c"
+			" WHERE c.projection = $1",
+			.flags = CQRS_QUERY_LATEST,
+			.nargs = 1,
+			.argtypes = {INT4OID}
+		}
+	};
+	RowPlace   *place = checkpoint_place(projection, HASH_FIND);
+	RowResult	result = {.context = CurrentMemoryContext};
+
+	if (place != NULL)
+	{
+		ItemPointerData ctid = place->ctid;
+		Datum		args[2] = {PointerGetDatum(&ctid), Int32GetDatum(projection)};
+
+		cqrs_query_run(&by_place[latest], args, NULL, checkpoint_read_row, &result);
+	}
+	if (result.checkpoint == NULL)
+	{
+		Datum		arg = Int32GetDatum(projection);
+
+		cqrs_query_run(&by_id[latest], &arg, NULL, checkpoint_read_row, &result);
+	}
+	if (result.checkpoint == NULL)
+		return NULL;
+	if (!result.same_incarnation)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the checkpoint of projection %d was restored from a dump", projection),
+				 errdetail("Its transaction ids mean nothing in this cluster."),
+				 errhint("This release can't follow a dump; copy the cluster with its transaction ids instead (pg_basebackup, pg_upgrade).")));
+	checkpoint_place(projection, HASH_ENTER)->ctid = result.checkpoint->ctid;
+	return result.checkpoint;
+}
+
+static RowPlace *
+checkpoint_place(int32 projection, HASHACTION action)
+{
+	if (places == NULL)
+	{
+		HASHCTL		info = {.keysize = sizeof(int32),.entrysize = sizeof(RowPlace)};
+
+		places = hash_create("cqrs_views checkpoint rows", 16, &info, HASH_ELEM | HASH_BLOBS);
+	}
+	return hash_search(places, &projection, action, NULL);
+}
+
+static bool
+checkpoint_read_row(TupleTableSlot *slot, void *arg)
+{
+	RowResult *result = (RowResult *) arg;
+	MemoryContext old = MemoryContextSwitchTo(result->context);
+	CqrsCheckpoint *checkpoint = palloc0(sizeof(CqrsCheckpoint));
+
+	slot_getallattrs(slot);
+	checkpoint->projection = DatumGetInt32(slot->tts_values[0]);
+	checkpoint->ctid = *(ItemPointer) DatumGetPointer(slot->tts_values[1]);
+	checkpoint->walk.done = PointerGetDatum(PG_DETOAST_DATUM_COPY(slot->tts_values[2]));
+	checkpoint->frozen = !slot->tts_isnull[3];
+	if (checkpoint->frozen)
+		checkpoint->walk.target = PointerGetDatum(PG_DETOAST_DATUM_COPY(slot->tts_values[3]));
+	checkpoint->walk.low = DatumGetInt64(slot->tts_values[4]);
+	checkpoint->walk.high = DatumGetInt64(slot->tts_values[5]);
+	checkpoint->walk.last = DatumGetInt64(slot->tts_values[6]);
+	checkpoint->events_processed = DatumGetInt64(slot->tts_values[7]);
+	checkpoint->batches = DatumGetInt64(slot->tts_values[8]);
+	checkpoint->processed_at = slot->tts_isnull[9] ? 0 : DatumGetTimestampTz(slot->tts_values[9]);
+	result->same_incarnation = DatumGetBool(slot->tts_values[10]);
+	result->checkpoint = checkpoint;
+	MemoryContextSwitchTo(old);
+	return true;
+}
+
+static bool
+checkpoint_read_ctid(TupleTableSlot *slot, void *arg)
+{
+	bool		isnull;
+
+	*(ItemPointer) arg = *(ItemPointer) DatumGetPointer(slot_getattr(slot, 1, &isnull));
+	return true;
+}
+
+static bool
+checkpoint_read_snapshot(TupleTableSlot *slot, void *arg)
+{
+	SnapshotResult *result = (SnapshotResult *) arg;
+	bool		isnull;
+	Datum		value = slot_getattr(slot, 1, &isnull);
+	MemoryContext old = MemoryContextSwitchTo(result->context);
+
+	result->snapshot = PointerGetDatum(PG_DETOAST_DATUM_COPY(value));
+	MemoryContextSwitchTo(old);
+	return true;
+}

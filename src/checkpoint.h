@@ -1,0 +1,44 @@
+/*
+ * checkpoint.h
+ *		The table cqrs.checkpoint: what a projection has processed.
+ */
+#ifndef CQRS_CHECKPOINT_H
+#define CQRS_CHECKPOINT_H
+
+#include "datatype/timestamp.h"
+#include "storage/itemptr.h"
+
+#include "outbox.h"
+
+/*
+ * A row of cqrs.checkpoint, read under the projection's lock. Processed is what
+ * is visible in walk.done, and, while frozen, what is visible in walk.target
+ * and has a position up to walk.last. Lives in the memory context that was
+ * current when it was read.
+ */
+typedef struct CqrsCheckpoint
+{
+	int32		projection;
+	ItemPointerData ctid;
+	bool		frozen;			/* is there a target? */
+	CqrsWalk	walk;
+	int64		events_processed;
+	int64		batches;
+	TimestampTz processed_at;	/* 0 = never */
+} CqrsCheckpoint;
+
+extern bool cqrs_checkpoint_lock(int32 projection, bool wait);
+extern CqrsCheckpoint *cqrs_checkpoint_read(int32 projection);
+extern CqrsCheckpoint *cqrs_checkpoint_peek(int32 projection);
+extern bool cqrs_checkpoint_equal(const CqrsCheckpoint *a, const CqrsCheckpoint *b);
+extern void cqrs_checkpoint_advance(CqrsCheckpoint *checkpoint, int64 events);
+extern void cqrs_checkpoint_insert(int32 projection, Datum done);
+extern void cqrs_checkpoint_reset(int32 projection);
+extern void cqrs_checkpoint_delete(int32 projection);
+
+extern Datum cqrs_checkpoint_empty_snapshot(void);
+extern Datum cqrs_checkpoint_current_snapshot(void);
+extern bool cqrs_checkpoint_snapshot_sees(Datum snapshot, FullTransactionId xid);
+extern bool cqrs_checkpoint_covers(const CqrsCheckpoint *checkpoint, Datum snapshot);
+
+#endif							/* CQRS_CHECKPOINT_H */

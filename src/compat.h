@@ -1,0 +1,48 @@
+/*
+ * compat.h
+ *		Every PG_VERSION_NUM test of the project, and nothing else.
+ *
+ * Supported: PostgreSQL 15 to 18. The rest of the code is written against the
+ * newest spelling, which this header supplies for older servers.
+ */
+#ifndef CQRS_COMPAT_H
+#define CQRS_COMPAT_H
+
+#include "catalog/pg_class.h"
+#include "catalog/pg_proc.h"
+#include "storage/lock.h"
+#include "storage/proc.h"
+#include "utils/acl.h"
+
+#if PG_VERSION_NUM < 150000
+#error "cqrs_views needs PostgreSQL 15 or later"
+#endif
+
+/* 16 merged the per-catalog privilege checks into one function */
+#if PG_VERSION_NUM >= 160000
+#define cqrs_compat_proc_aclcheck(oid, role, mode) \
+	object_aclcheck(ProcedureRelationId, oid, role, mode)
+#define cqrs_compat_class_ownercheck(oid, role) \
+	object_ownercheck(RelationRelationId, oid, role)
+#else
+#define cqrs_compat_proc_aclcheck(oid, role, mode) \
+	pg_proc_aclcheck(oid, role, mode)
+#define cqrs_compat_class_ownercheck(oid, role) \
+	pg_class_ownercheck(oid, role)
+#endif
+
+/* 17 added the "or stronger" argument */
+#if PG_VERSION_NUM >= 170000
+#define cqrs_compat_lock_held(tag, mode) LockHeldByMe(tag, mode, true)
+#else
+#define cqrs_compat_lock_held(tag, mode) LockOrStrongerHeldByMe(tag, mode)
+#endif
+
+/* 17 made the process number a global */
+#if PG_VERSION_NUM >= 170000
+#define cqrs_compat_my_proc_number() ((int) MyProcNumber)
+#else
+#define cqrs_compat_my_proc_number() (MyProc->pgprocno)
+#endif
+
+#endif							/* CQRS_COMPAT_H */

@@ -1,0 +1,42 @@
+/*
+ * cqrs_views.c
+ *		_PG_init only.
+ *
+ * Loaded with shared_preload_libraries, the library has shared memory and
+ * background workers. Loaded by the first call of one of its functions, it has
+ * neither, and processes events inline and in catch_up only.
+ */
+#include "postgres.h"
+
+#include "fmgr.h"
+#include "miscadmin.h"
+
+#include "cqrs_views.h"
+#include "guc.h"
+#include "handler.h"
+#include "handler_batch.h"
+#include "handler_event.h"
+#include "launcher.h"
+#include "outbox.h"
+#include "projection.h"
+#include "shmem.h"
+
+PG_MODULE_MAGIC;
+
+void
+_PG_init(void)
+{
+	cqrs_guc_define();
+	cqrs_outbox_init();
+	cqrs_projection_init();
+	cqrs_handler_init();
+	cqrs_handler_register(&cqrs_handler_event_kind);
+	cqrs_handler_register(&cqrs_handler_batch_kind);
+
+	/* pg_upgrade runs servers in which nothing may happen by itself */
+	if (process_shared_preload_libraries_in_progress && !IsBinaryUpgrade)
+	{
+		cqrs_shmem_init();
+		cqrs_launcher_register();
+	}
+}

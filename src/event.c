@@ -1,0 +1,333 @@
+/*
+ * event.c
+ *		One event in memory: build, read, key.
+ *
+ * Tuples are built here, column by column, under the descriptor of the type
+ * cqrs.event. The outbox's own descriptor never reaches a handler: it has a
+ * column more, and may one day have dropped ones, and a tuple read under the
+ * wrong descriptor takes the server down.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/sysattr.h"
+#include "access/table.h"
+#include "catalog/pg_type.h"
+#include "executor/executor.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
+#include "parser/parse_coerce.h"
+#include "parser/parse_collate.h"
+#include "parser/parse_expr.h"
+#include "parser/parse_relation.h"
+#include "parser/parser.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/syscache.h"
+#include "utils/typcache.h"
+
+#include "event.h"
+#include "query.h"
+
+#define KEY_PREFIX "SELECT "
+
+static int	event_compare(const void *a, const void *b);
+static Node *key_raw_parse(const char *sql);
+static void key_error_callback(void *arg);
+static Expr *key_check(ParseState *pstate, Node *node);
+
+/* The OID of the type cqrs.event. */
+Oid
+cqrs_event_type(void)
+{
+	Oid			nspid = get_rel_namespace(cqrs_query_relation("outbox", false));
+	Oid			typid = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
+										CStringGetDatum("event"), ObjectIdGetDatum(nspid));
+
+	if (!OidIsValid(typid))
+		elog(ERROR, "type cqrs.event does not exist");
+	return typid;
+}
+
+/* The descriptor of cqrs.event: a copy in the current memory context. */
+TupleDesc
+cqrs_event_desc(void)
+{
+	TupleDesc	desc = lookup_rowtype_tupdesc_copy(cqrs_event_type(), -1);
+
+	if (desc->natts != CQRS_EVENT_NCOLUMNS)
+		elog(ERROR, "type cqrs.event has %d columns, expected %d",
+			 desc->natts, CQRS_EVENT_NCOLUMNS);
+	return desc;
+}
+
+/*
+ * An empty batch in a memory context of its own below parent. Deleting that
+ * context frees all.
+ */
+CqrsBatch *
+cqrs_event_batch_create(MemoryContext parent)
+{
+	MemoryContext context = AllocSetContextCreate(parent, "cqrs_views batch",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	CqrsBatch  *batch = palloc0(sizeof(CqrsBatch));
+
+	batch->context = context;
+	batch->desc = cqrs_event_desc();
+	batch->capacity = 64;
+	batch->events = palloc(batch->capacity * sizeof(CqrsEvent));
+	MemoryContextSwitchTo(old);
+	return batch;
+}
+
+/*
+ * Append an event, copying it. values and nulls have the columns of cqrs.event.
+ * A toasted payload stays toasted: it is read when a handler wants it, one at a
+ * time, so that a batch of large events takes little memory.
+ */
+void
+cqrs_event_batch_add(CqrsBatch *batch, Datum *values, bool *nulls)
+{
+	static const CqrsEventColumn texts[] = {
+		CQRS_EVENT_SOURCE, CQRS_EVENT_AGGREGATE_TYPE,
+		CQRS_EVENT_AGGREGATE_ID, CQRS_EVENT_EVENT_TYPE
+	};
+	MemoryContext old = MemoryContextSwitchTo(batch->context);
+	Datum		column[CQRS_EVENT_NCOLUMNS];
+	bool		isnull[CQRS_EVENT_NCOLUMNS];
+	CqrsEvent  *event;
+
+	if (batch->nevents == batch->capacity)
+	{
+		batch->capacity *= 2;
+		batch->events = repalloc_huge(batch->events, batch->capacity * sizeof(CqrsEvent));
+	}
+	event = &batch->events[batch->nevents++];
+
+	/* what filters and keys read must be readable in place */
+	memcpy(column, values, sizeof(column));
+	for (int i = 0; i < lengthof(texts); i++)
+		column[texts[i] - 1] = PointerGetDatum(PG_DETOAST_DATUM_PACKED(column[texts[i] - 1]));
+
+	event->tuple = heap_form_tuple(batch->desc, column, nulls);
+	heap_deform_tuple(event->tuple, batch->desc, column, isnull);
+	event->position = DatumGetInt64(column[CQRS_EVENT_POSITION - 1]);
+	event->source = (text *) DatumGetPointer(column[CQRS_EVENT_SOURCE - 1]);
+	event->aggregate_type = (text *) DatumGetPointer(column[CQRS_EVENT_AGGREGATE_TYPE - 1]);
+	event->aggregate_id = (text *) DatumGetPointer(column[CQRS_EVENT_AGGREGATE_ID - 1]);
+	event->event_type = (text *) DatumGetPointer(column[CQRS_EVENT_EVENT_TYPE - 1]);
+	batch->bytes += HEAPTUPLESIZE + event->tuple->t_len;
+	MemoryContextSwitchTo(old);
+}
+
+/* Bring the events into position order. */
+void
+cqrs_event_batch_sort(CqrsBatch *batch)
+{
+	for (int i = 1; i < batch->nevents; i++)
+		if (batch->events[i - 1].position > batch->events[i].position)
+		{
+			qsort(batch->events, batch->nevents, sizeof(CqrsEvent), event_compare);
+			break;
+		}
+}
+
+/* Forget all but the first nevents. */
+void
+cqrs_event_batch_truncate(CqrsBatch *batch, int nevents)
+{
+	while (batch->nevents > nevents)
+	{
+		HeapTuple	tuple = batch->events[--batch->nevents].tuple;
+
+		batch->bytes -= HEAPTUPLESIZE + tuple->t_len;
+		heap_freetuple(tuple);
+	}
+}
+
+/*
+ * The event as a composite value, in the current memory context where it has to
+ * be copied: composite values hold no toast pointers.
+ */
+Datum
+cqrs_event_datum(const CqrsEvent *event, TupleDesc desc)
+{
+	return heap_copy_tuple_as_datum(event->tuple, desc);
+}
+
+/*
+ * Parse a key expression over the columns of cqrs.event, under the current
+ * search_path and user, by PostgreSQL's own parser. Throws what the parser
+ * throws, with the cursor inside the expression; ERRCODE_INVALID_OBJECT_DEFINITION
+ * for what a key can't be. The result is in the current memory context.
+ */
+CqrsKey *
+cqrs_event_key_parse(const char *expression)
+{
+	char	   *sql = psprintf(KEY_PREFIX "%s", expression);
+	CqrsKey    *key = palloc0(sizeof(CqrsKey));
+	ErrorContextCallback callback = {
+		.previous = error_context_stack,
+		.callback = key_error_callback,
+		.arg = unconstify(char *, expression)
+	};
+	ParseState *pstate;
+	Relation	rel;
+	ParseNamespaceItem *nsitem;
+	Node	   *node;
+
+	error_context_stack = &callback;
+	pstate = make_parsestate(NULL);
+	pstate->p_sourcetext = sql;
+	rel = table_open(cqrs_query_relation("events", false), AccessShareLock);
+	nsitem = addRangeTableEntryForRelation(pstate, rel, AccessShareLock, NULL, false, true);
+	addNSItemToQuery(pstate, nsitem, false, true, true);
+
+	node = transformExpr(pstate, key_raw_parse(sql), EXPR_KIND_OTHER);
+	key->expr = key_check(pstate, node);
+	if (IsA(key->expr, Var))
+		key->column = ((Var *) key->expr)->varattno;
+
+	table_close(rel, NoLock);
+	free_parsestate(pstate);
+	error_context_stack = callback.previous;
+	return key;
+}
+
+/*
+ * The keys of nevents events, an array in the current memory context; an
+ * element is NULL where the key is. Elements may point into the events. Runs
+ * the owner's functions: call it as the owner.
+ */
+text	  **
+cqrs_event_keys(const CqrsKey *key, CqrsEvent **events, int nevents, TupleDesc desc)
+{
+	text	  **keys = palloc(nevents * sizeof(text *));
+	EState	   *estate;
+	ExprContext *econtext;
+	ExprState  *exprstate;
+	TupleTableSlot *slot;
+
+	if (key->column == CQRS_EVENT_AGGREGATE_ID)
+	{
+		for (int i = 0; i < nevents; i++)
+			keys[i] = events[i]->aggregate_id;
+		return keys;
+	}
+
+	estate = CreateExecutorState();
+	econtext = GetPerTupleExprContext(estate);
+	exprstate = ExecPrepareExpr(copyObject(key->expr), estate);
+	slot = MakeSingleTupleTableSlot(desc, &TTSOpsHeapTuple);
+	econtext->ecxt_scantuple = slot;
+	for (int i = 0; i < nevents; i++)
+	{
+		bool		isnull;
+		Datum		value;
+
+		ResetExprContext(econtext);
+		ExecStoreHeapTuple(events[i]->tuple, slot, false);
+		value = ExecEvalExprSwitchContext(exprstate, econtext, &isnull);
+		keys[i] = isnull ? NULL : DatumGetTextPCopy(value);
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	FreeExecutorState(estate);
+	return keys;
+}
+
+static int
+event_compare(const void *a, const void *b)
+{
+	int64		left = ((const CqrsEvent *) a)->position;
+	int64		right = ((const CqrsEvent *) b)->position;
+
+	return left < right ? -1 : left > right;
+}
+
+/*
+ * The one expression in "SELECT <expression>", unanalysed. Whatever else the
+ * text may hold after its first expression shows in the parse tree.
+ */
+static Node *
+key_raw_parse(const char *sql)
+{
+	List	   *statements = raw_parser(sql, RAW_PARSE_DEFAULT);
+	SelectStmt *expected = makeNode(SelectStmt);
+	SelectStmt *select = NULL;
+	ResTarget  *target = NULL;
+
+	if (list_length(statements) == 1)
+		select = (SelectStmt *) linitial_node(RawStmt, statements)->stmt;
+	if (select && IsA(select, SelectStmt) && list_length(select->targetList) == 1)
+		target = linitial_node(ResTarget, select->targetList);
+
+	if (target)
+	{
+		expected->targetList = select->targetList;
+		expected->limitOption = select->limitOption;
+	}
+	if (target == NULL || target->name != NULL || IsA(target->val, SetToDefault) ||
+		!equal(select, expected))
+		ereport(ERROR,
+				(errcode(ERRCODE_SYNTAX_ERROR),
+				 errmsg("a key must be one expression"),
+				 errhint("Combine columns with ||, for example: aggregate_type || ':' || aggregate_id")));
+	return target->val;
+}
+
+/* Turns cursor positions of the SELECT into such of the expression. */
+static void
+key_error_callback(void *arg)
+{
+	int			position = geterrposition();
+
+	if (position > 0)
+	{
+		errposition(0);
+		internalerrposition(position - (int) strlen(KEY_PREFIX));
+		internalerrquery((const char *) arg);
+	}
+	errcontext("key expression \"%s\"", (const char *) arg);
+}
+
+/* Make an analysed expression one of type text, or say why it can't be a key. */
+static Expr *
+key_check(ParseState *pstate, Node *node)
+{
+	Bitmapset  *columns = NULL;
+	int			member = -1;
+	Node	   *result;
+
+	if (pstate->p_hasSubLinks || pstate->p_hasAggs || pstate->p_hasWindowFuncs ||
+		pstate->p_hasTargetSRFs)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
+				 errmsg("a key can't contain subqueries, aggregates, window functions or set-returning functions")));
+
+	pull_varattnos(node, 1, &columns);
+	while ((member = bms_next_member(columns, member)) >= 0)
+		if (member + FirstLowInvalidHeapAttributeNumber <= 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
+					 errmsg("a key can't contain a whole row or system columns"),
+					 errhint("Name the columns of cqrs.event.")));
+
+	result = coerce_to_target_type(pstate, node, exprType(node), TEXTOID, -1,
+								   COERCION_EXPLICIT, COERCE_EXPLICIT_CAST, -1);
+	if (result == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_CANNOT_COERCE),
+				 errmsg("a key of type %s can't be cast to text",
+						format_type_be(exprType(node)))));
+	assign_expr_collations(pstate, result);
+
+	if (contain_volatile_functions((Node *) expression_planner(copyObject((Expr *) result))))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
+				 errmsg("a key can't contain volatile functions"),
+				 errdetail("An event's key must be the same whenever it is computed.")));
+	return (Expr *) result;
+}

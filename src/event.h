@@ -1,0 +1,75 @@
+/*
+ * event.h
+ *		One event in memory, and a batch of them.
+ */
+#ifndef CQRS_EVENT_H
+#define CQRS_EVENT_H
+
+#include "access/htup.h"
+#include "access/tupdesc.h"
+#include "executor/tuptable.h"
+#include "nodes/execnodes.h"
+
+/* the columns of cqrs.event, in their order */
+typedef enum CqrsEventColumn
+{
+	CQRS_EVENT_POSITION = 1,
+	CQRS_EVENT_EVENT_ID,
+	CQRS_EVENT_SOURCE,
+	CQRS_EVENT_AGGREGATE_TYPE,
+	CQRS_EVENT_AGGREGATE_ID,
+	CQRS_EVENT_AGGREGATE_VERSION,
+	CQRS_EVENT_EVENT_TYPE,
+	CQRS_EVENT_PAYLOAD,
+	CQRS_EVENT_METADATA,
+	CQRS_EVENT_OCCURRED_AT
+} CqrsEventColumn;
+
+#define CQRS_EVENT_NCOLUMNS CQRS_EVENT_OCCURRED_AT
+
+/* their names as a SELECT list */
+#define CQRS_EVENT_COLUMN_LIST \
+	"position, event_id, source, aggregate_type, aggregate_id, " \
+	"aggregate_version, event_type, payload, metadata, occurred_at"
+
+/* The pointers point into the tuple, which its batch owns. */
+typedef struct CqrsEvent
+{
+	HeapTuple	tuple;			/* of type cqrs.event; may hold toast pointers */
+	int64		position;
+	text	   *source;
+	text	   *aggregate_type;
+	text	   *aggregate_id;
+	text	   *event_type;
+} CqrsEvent;
+
+/* Events in position order once read; all of it lives in "context". */
+typedef struct CqrsBatch
+{
+	MemoryContext context;
+	TupleDesc	desc;			/* of cqrs.event */
+	CqrsEvent  *events;
+	int			nevents;
+	int			capacity;
+	Size		bytes;			/* of the tuples */
+} CqrsBatch;
+
+/* What orders events: a column, or an expression over the columns. */
+typedef struct CqrsKey
+{
+	CqrsEventColumn column;		/* 0 where expr is used */
+	Expr	   *expr;			/* of type text, over attributes of varno 1 */
+} CqrsKey;
+
+extern Oid	cqrs_event_type(void);
+extern TupleDesc cqrs_event_desc(void);
+extern CqrsBatch *cqrs_event_batch_create(MemoryContext parent);
+extern void cqrs_event_batch_add(CqrsBatch *batch, Datum *values, bool *nulls);
+extern void cqrs_event_batch_sort(CqrsBatch *batch);
+extern void cqrs_event_batch_truncate(CqrsBatch *batch, int nevents);
+extern Datum cqrs_event_datum(const CqrsEvent *event, TupleDesc desc);
+extern CqrsKey *cqrs_event_key_parse(const char *expression);
+extern text **cqrs_event_keys(const CqrsKey *key, CqrsEvent **events, int nevents,
+							  TupleDesc desc);
+
+#endif							/* CQRS_EVENT_H */

@@ -1,0 +1,230 @@
+/*
+ * handler.c
+ *		The user's function behind a projection: classify it by its signature,
+ *		and call it.
+ *
+ * Each calling convention is a CqrsHandlerKind in a file of its own, registered
+ * by _PG_init. A handler is stored as text, because OIDs of functions survive
+ * neither dumps nor pg_upgrade; so it is looked up, and its signature and owner
+ * checked, again whenever a function or a role has changed: CREATE OR REPLACE
+ * is no way to get code into somebody else's projection.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/fmgrprotos.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/regproc.h"
+#include "utils/syscache.h"
+
+#include "compat.h"
+#include "handler.h"
+
+#define MAX_KINDS 4
+
+static const CqrsHandlerKind *kinds[MAX_KINDS];
+static int	nkinds = 0;
+
+/* counts changes of functions and roles that this process heard of */
+static uint64 catalog_changes = 1;
+
+static void handler_catalog_callback(Datum arg, int cacheid, uint32 hashvalue);
+static Oid	handler_find(const char *signature);
+static void handler_error_callback(void *arg);
+
+/* Called once per process, from _PG_init. */
+void
+cqrs_handler_init(void)
+{
+	CacheRegisterSyscacheCallback(PROCOID, handler_catalog_callback, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHOID, handler_catalog_callback, (Datum) 0);
+}
+
+void
+cqrs_handler_register(const CqrsHandlerKind *kind)
+{
+	Assert(nkinds < MAX_KINDS);
+	kinds[nkinds++] = kind;
+}
+
+/* The kind that a function's signature says; throws where it says none. */
+const CqrsHandlerKind *
+cqrs_handler_classify(Oid function)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	Form_pg_proc form;
+	bool		callable;
+
+	if (!HeapTupleIsValid(tuple))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("handler with OID %u does not exist", function)));
+	form = (Form_pg_proc) GETSTRUCT(tuple);
+	callable = form->prokind == PROKIND_FUNCTION && !form->proretset;
+	ReleaseSysCache(tuple);
+
+	for (int i = 0; callable && i < nkinds; i++)
+		if (kinds[i]->matches(function))
+			return kinds[i];
+	ereport(ERROR,
+			(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
+			 errmsg("function %s can't be a handler", format_procedure(function)),
+			 errdetail("Its signature is none of those that a projection can call."),
+			 errhint("A handler is one of: f(cqrs.event) RETURNS void, called for each event; "
+					 "f() RETURNS trigger, called for each batch; "
+					 "f(T, cqrs.event) RETURNS T, T the row type of the one read table, a reducer (not yet supported).")));
+}
+
+/* The form that a handler is stored in: its signature, with all schemas. */
+const char *
+cqrs_handler_signature(Oid function)
+{
+	return format_procedure_qualified(function);
+}
+
+/*
+ * Throw unless a projection of owner's may run the function: EXECUTE, and a
+ * function of the owner's own or a superuser's, because whoever owns it can
+ * replace it.
+ */
+void
+cqrs_handler_check_rights(Oid function, Oid owner)
+{
+	HeapTuple	tuple;
+	Oid			function_owner;
+
+	if (cqrs_compat_proc_aclcheck(function, owner, ACL_EXECUTE) != ACLCHECK_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for function %s", format_procedure(function)),
+				 errhint("GRANT EXECUTE ON FUNCTION %s TO %s;", format_procedure(function),
+						 quote_identifier(GetUserNameFromId(owner, false)))));
+
+	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for function %u", function);
+	function_owner = ((Form_pg_proc) GETSTRUCT(tuple))->proowner;
+	ReleaseSysCache(tuple);
+	if (function_owner != owner && !superuser_arg(function_owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("handler %s belongs to neither the projection's owner nor a superuser",
+						format_procedure(function)),
+				 errdetail("Its owner \"%s\" could replace it with code that runs as \"%s\".",
+						   GetUserNameFromId(function_owner, false),
+						   GetUserNameFromId(owner, false)),
+				 errhint("ALTER FUNCTION %s OWNER TO %s;", format_procedure(function),
+						 quote_identifier(GetUserNameFromId(owner, false)))));
+}
+
+/*
+ * The projection's handler as it is now, checked. Throws where it was dropped,
+ * replaced by one of another kind, or is not the owner's to run any more.
+ */
+Oid
+cqrs_handler_resolve(CqrsProjection *projection)
+{
+	uint64		changes = catalog_changes;
+	Oid			function;
+
+	if (projection->handler_checked == changes)
+		return projection->handler_oid;
+
+	function = handler_find(projection->handler);
+	if (!OidIsValid(function))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("handler %s of projection \"%s\" does not exist",
+						projection->handler, NameStr(projection->name)),
+				 errhint("Create it again, or name another with cqrs.alter_projection(…, handler => …); then SELECT cqrs.resume_projection(%s);",
+						 quote_literal_cstr(NameStr(projection->name)))));
+	if (strcmp(cqrs_handler_classify(function)->name, projection->kind) != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
+				 errmsg("handler %s of projection \"%s\" was replaced by one of another signature",
+						projection->handler, NameStr(projection->name)),
+				 errdetail("The projection is of kind \"%s\", the function is of kind \"%s\".",
+						   projection->kind, cqrs_handler_classify(function)->name),
+				 errhint("SELECT cqrs.alter_projection(%s, handler => %s);",
+						 quote_literal_cstr(NameStr(projection->name)),
+						 quote_literal_cstr(projection->handler))));
+	cqrs_handler_check_rights(function, projection->owner);
+
+	projection->handler_oid = function;
+	projection->handler_checked = changes;
+	return function;
+}
+
+/*
+ * Give events to the projection's handler. Runs the owner's code: call it as
+ * the owner, with the read tables open and an active snapshot. Errors carry the
+ * projection and the position.
+ */
+void
+cqrs_handler_call(CqrsProjection *projection, CqrsEvent **events, int nevents, TupleDesc desc)
+{
+	CqrsHandlerCall call = {
+		.projection = projection,
+		.events = events,
+		.nevents = nevents,
+		.desc = desc,
+		.current = -1
+	};
+	ErrorContextCallback callback = {
+		.previous = error_context_stack,
+		.callback = handler_error_callback,
+		.arg = &call
+	};
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "cqrs_views handler",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+
+	error_context_stack = &callback;
+	call.function = cqrs_handler_resolve(projection);
+	cqrs_handler_classify(call.function)->apply(&call);
+	error_context_stack = callback.previous;
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
+}
+
+static void
+handler_catalog_callback(Datum arg, int cacheid, uint32 hashvalue)
+{
+	catalog_changes++;
+}
+
+/* The function of that signature, or InvalidOid. */
+static Oid
+handler_find(const char *signature)
+{
+	LOCAL_FCINFO(fcinfo, 1);
+	Datum		result;
+
+	InitFunctionCallInfoData(*fcinfo, NULL, 1, InvalidOid, NULL, NULL);
+	fcinfo->args[0].value = CStringGetTextDatum(signature);
+	fcinfo->args[0].isnull = false;
+	result = to_regprocedure(fcinfo);
+	return fcinfo->isnull ? InvalidOid : DatumGetObjectId(result);
+}
+
+static void
+handler_error_callback(void *arg)
+{
+	const CqrsHandlerCall *call = (const CqrsHandlerCall *) arg;
+	const char *name = NameStr(call->projection->name);
+
+	if (call->current >= 0)
+		errcontext("projection \"%s\", event at position " INT64_FORMAT, name,
+				   call->events[call->current]->position);
+	else
+		errcontext("projection \"%s\", events at positions " INT64_FORMAT " to " INT64_FORMAT,
+				   name, call->events[0]->position,
+				   call->events[call->nevents - 1]->position);
+}

@@ -1,0 +1,194 @@
+/*
+ * inline_trigger.c
+ *		Apply inline projections inside the publisher's transaction, at the end
+ *		of the publishing statement.
+ *
+ * Contention
+ * ----------
+ * Publishers of one key exclude each other from here to the end of their
+ * transactions, by a heavyweight lock for each projection and key. The handler
+ * runs after the lock is had, so under read committed its statements see what
+ * the publisher before did, and a handler may as well read, compute and write
+ * as upsert. One statement takes its locks in one global order: projection by
+ * id, then the keys' hashes; thus single statements never deadlock among
+ * themselves. Two keys with the same hash wait for each other without need,
+ * which costs time and nothing else.
+ *
+ * Locks are finite. A transaction that would take many of them for a projection
+ * takes the projection's gate in EXCLUSIVE mode instead of ROW EXCLUSIVE, which
+ * all the others hold together with their keys.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "commands/trigger.h"
+#include "common/hashfn.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "storage/lock.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/tuplestore.h"
+
+#include "apply.h"
+#include "compat.h"
+#include "inline_trigger.h"
+#include "notify.h"
+#include "outbox.h"
+#include "projection.h"
+#include "query.h"
+
+/* the object sub-ids of our locks; 0 is the checkpoint's */
+#define LOCK_KEY 1
+#define LOCK_GATE 2
+
+/* key locks of one transaction; beyond that it takes the gate */
+#define MAX_KEY_LOCKS 128
+
+/* events of a statement that are in memory at once */
+#define MAX_CHUNK_EVENTS 10000
+#define MAX_CHUNK_BYTES (16 * 1024 * 1024)
+
+PG_FUNCTION_INFO_V1(cqrs_inline_trigger_apply);
+
+static List *inline_projections(void);
+static void inline_apply_chunk(CqrsProjection *projection, CqrsBatch *batch, bool only_chunk);
+static void inline_lock(CqrsProjection *projection, text **keys, int nkeys, bool many);
+static int	hash_compare(const void *a, const void *b);
+
+/*
+ * cqrs.apply_inline() RETURNS trigger
+ *
+ * AFTER INSERT ON cqrs.outbox FOR EACH STATEMENT, with a transition table. It
+ * exists while there are inline projections. What a handler throws, the
+ * publisher gets.
+ */
+Datum
+cqrs_inline_trigger_apply(PG_FUNCTION_ARGS)
+{
+	TriggerData *trigdata = (TriggerData *) fcinfo->context;
+	CqrsReadLimit limit = {.events = MAX_CHUNK_EVENTS,.bytes = MAX_CHUNK_BYTES};
+	List	   *projections;
+	CqrsBatch  *batch;
+	int			read_pointer;
+	bool		first = true;
+	bool		end;
+
+	if (!CALLED_AS_TRIGGER(fcinfo) || trigdata->tg_newtable == NULL ||
+		RelationGetRelid(trigdata->tg_relation) != cqrs_query_relation("outbox", false))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("cqrs.apply_inline can only be called as the trigger of cqrs.outbox")));
+
+	projections = inline_projections();
+	if (projections == NIL)
+		PG_RETURN_NULL();
+
+	read_pointer = tuplestore_alloc_read_pointer(trigdata->tg_newtable, EXEC_FLAG_REWIND);
+	tuplestore_select_read_pointer(trigdata->tg_newtable, read_pointer);
+	tuplestore_rescan(trigdata->tg_newtable);
+	do
+	{
+		ListCell   *lc;
+
+		/* a handler may have published, and so moved another pointer */
+		tuplestore_select_read_pointer(trigdata->tg_newtable, read_pointer);
+		batch = cqrs_event_batch_create(CurrentMemoryContext);
+		end = cqrs_outbox_read_inserted(batch, trigdata, limit);
+		foreach(lc, projections)
+			inline_apply_chunk(lfirst(lc), batch, first && end);
+		MemoryContextDelete(batch->context);
+		first = false;
+	} while (!end);
+	PG_RETURN_NULL();
+}
+
+/* Those that publishers apply, by id. */
+static List *
+inline_projections(void)
+{
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	foreach(lc, cqrs_projection_list())
+		if (cqrs_projection_is_inline(lfirst(lc)))
+			result = lappend(result, lfirst(lc));
+	return result;
+}
+
+/* Apply a part of a statement, or all of it, to one projection. */
+static void
+inline_apply_chunk(CqrsProjection *projection, CqrsBatch *batch, bool only_chunk)
+{
+	CqrsApplied applied;
+
+	cqrs_apply_select(projection, batch, &applied);
+	if (applied.nevents == 0)
+		return;
+	cqrs_apply_compute_keys(projection, batch, &applied);
+	inline_lock(projection, applied.keys, applied.nevents, !only_chunk);
+	cqrs_apply_run(projection, batch, &applied, true);
+
+	/* where there are workers, one of them does that after commit */
+	if (!cqrs_outbox_has_waker())
+		cqrs_notify_send(projection, applied.events[applied.nevents - 1]->position,
+						 applied.nevents,
+						 projection->notify == CQRS_NOTIFY_KEYS ? applied.keys : NULL);
+}
+
+/*
+ * Exclude other publishers of these keys, or of any where there are many, until
+ * the end of the transaction.
+ */
+static void
+inline_lock(CqrsProjection *projection, text **keys, int nkeys, bool many)
+{
+	static FullTransactionId counted_xid;
+	static int	counted = 0;
+	Oid			registry = cqrs_query_relation("registry", false);
+	FullTransactionId xid = GetTopFullTransactionId();
+	uint32	   *hashes;
+	int			nhashes = 0;
+	LOCKTAG		gate;
+
+	SET_LOCKTAG_OBJECT(gate, MyDatabaseId, registry, projection->id, LOCK_GATE);
+	if (cqrs_compat_lock_held(&gate, ExclusiveLock))
+		return;
+
+	if (!FullTransactionIdEquals(counted_xid, xid))
+	{
+		counted_xid = xid;
+		counted = 0;
+	}
+
+	hashes = palloc(nkeys * sizeof(uint32));
+	for (int i = 0; i < nkeys; i++)
+		hashes[i] = keys[i] == NULL ? 0 :
+			(uint32) hash_bytes_extended((unsigned char *) VARDATA_ANY(keys[i]),
+										 VARSIZE_ANY_EXHDR(keys[i]), projection->id);
+	qsort(hashes, nkeys, sizeof(uint32), hash_compare);
+	for (int i = 0; i < nkeys; i++)
+		if (i == 0 || hashes[i] != hashes[i - 1])
+			hashes[nhashes++] = hashes[i];
+
+	many |= counted + nhashes > MAX_KEY_LOCKS;
+	(void) LockAcquire(&gate, many ? ExclusiveLock : RowExclusiveLock, false, false);
+	for (int i = 0; i < nhashes && !many; i++)
+	{
+		LOCKTAG		tag;
+
+		SET_LOCKTAG_OBJECT(tag, MyDatabaseId, registry, hashes[i], LOCK_KEY);
+		(void) LockAcquire(&tag, ExclusiveLock, false, false);
+		counted++;
+	}
+	pfree(hashes);
+}
+
+static int
+hash_compare(const void *a, const void *b)
+{
+	uint32		left = *(const uint32 *) a;
+	uint32		right = *(const uint32 *) b;
+
+	return left < right ? -1 : left > right;
+}

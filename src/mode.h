@@ -1,0 +1,16 @@
+/*
+ * mode.h
+ *		Becoming inline, and leaving it.
+ */
+#ifndef CQRS_MODE_H
+#define CQRS_MODE_H
+
+#include "catchup.h"
+#include "projection.h"
+
+extern bool cqrs_mode_enter_inline(int32 projection, CqrsErrorPolicy policy);
+extern void cqrs_mode_leave_inline(CqrsProjection *projection);
+extern void cqrs_mode_forget_inline(int32 projection);
+extern void cqrs_mode_require_clean_transaction(const char *what);
+
+#endif							/* CQRS_MODE_H */

@@ -1,0 +1,96 @@
+/*
+ * notify.c
+ *		Tell listeners of a projection: channel, payload, size limit.
+ *
+ * The channel is the projection's name. The payload is
+ *	{"projection": …, "position": …, "events": n, "keys": ["…", …]}
+ * in the transaction that changed the read tables, so whoever hears it finds
+ * the rows. "keys" is null where the projection does not tell its keys, or where
+ * they are too many for a notification.
+ */
+#include "postgres.h"
+
+#include "commands/async.h"
+#include "common/hashfn.h"
+#include "lib/stringinfo.h"
+#include "utils/builtins.h"
+#include "utils/hsearch.h"
+#include "utils/json.h"
+
+#include "notify.h"
+
+/* what NOTIFY takes, in bytes, without the terminating zero */
+#define MAX_PAYLOAD 7999
+
+static bool notify_append_keys(StringInfo payload, text **keys, int nkeys);
+
+/*
+ * Queue a notification for the end of the transaction. position is that of the
+ * last event, keys those of all nevents events, with repetitions; NULL for none.
+ */
+void
+cqrs_notify_send(const CqrsProjection *projection, int64 position, int nevents, text **keys)
+{
+	StringInfoData payload;
+	int			head;
+
+	if (projection->notify == CQRS_NOTIFY_NONE)
+		return;
+	initStringInfo(&payload);
+	appendStringInfoString(&payload, "{\"projection\": ");
+	escape_json(&payload, NameStr(projection->name));
+	appendStringInfo(&payload, ", \"position\": " INT64_FORMAT ", \"events\": %d, \"keys\": ",
+					 position, nevents);
+	head = payload.len;
+	if (keys == NULL || !notify_append_keys(&payload, keys, nevents))
+	{
+		payload.len = head;
+		payload.data[head] = '\0';
+		appendStringInfoString(&payload, "null");
+	}
+	appendStringInfoChar(&payload, '}');
+	Async_Notify(NameStr(projection->name), payload.data);
+	pfree(payload.data);
+}
+
+/*
+ * Append the distinct keys in order of first appearance. Returns false where
+ * they don't fit.
+ */
+static bool
+notify_append_keys(StringInfo payload, text **keys, int nkeys)
+{
+	HASHCTL		info = {.keysize = sizeof(uint64),.entrysize = sizeof(uint64)};
+	HTAB	   *seen = hash_create("cqrs_views keys", 64, &info, HASH_ELEM | HASH_BLOBS);
+	bool		fits = true;
+	bool		first = true;
+
+	appendStringInfoChar(payload, '[');
+	for (int i = 0; i < nkeys && fits; i++)
+	{
+		/* 64 bits tell apart what fits into one notification */
+		uint64		hash = keys[i] == NULL ? 0 :
+			hash_bytes_extended((unsigned char *) VARDATA_ANY(keys[i]),
+								VARSIZE_ANY_EXHDR(keys[i]), 1);
+		bool		found;
+
+		hash_search(seen, &hash, HASH_ENTER, &found);
+		if (found)
+			continue;
+		if (!first)
+			appendStringInfoString(payload, ", ");
+		first = false;
+		if (keys[i] == NULL)
+			appendStringInfoString(payload, "null");
+		else if (VARSIZE_ANY_EXHDR(keys[i]) > MAX_PAYLOAD)
+			fits = false;
+		else
+			escape_json(payload, text_to_cstring(keys[i]));
+
+		/* room for "]}" */
+		fits = fits && payload->len + 2 <= MAX_PAYLOAD;
+	}
+	appendStringInfoChar(payload, ']');
+	hash_destroy(seen);
+	return fits;
+}

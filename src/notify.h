@@ -1,0 +1,13 @@
+/*
+ * notify.h
+ *		Tell listeners of a projection: channel, payload, size limit.
+ */
+#ifndef CQRS_NOTIFY_H
+#define CQRS_NOTIFY_H
+
+#include "projection.h"
+
+extern void cqrs_notify_send(const CqrsProjection *projection, int64 position,
+							 int nevents, text **keys);
+
+#endif							/* CQRS_NOTIFY_H */

@@ -1,0 +1,134 @@
+/*
+ * projection.h
+ *		The table cqrs.registry: registered projections, their definition and
+ *		state.
+ */
+#ifndef CQRS_PROJECTION_H
+#define CQRS_PROJECTION_H
+
+#include "datatype/timestamp.h"
+#include "nodes/pg_list.h"
+#include "utils/array.h"
+
+#include "event.h"
+#include "query.h"
+
+typedef enum CqrsMode
+{
+	CQRS_MODE_ASYNC,
+	CQRS_MODE_INLINE
+} CqrsMode;
+
+/*
+ *	running -> paused, stopped, rebuilding, switching
+ *	paused, stopped -> running, switching (resume), rebuilding (stopped only)
+ *	rebuilding -> running, switching (at its target), stopped, paused
+ *	switching (catching up to become inline) -> running, paused, stopped
+ */
+typedef enum CqrsState
+{
+	CQRS_STATE_RUNNING,
+	CQRS_STATE_PAUSED,
+	CQRS_STATE_STOPPED,
+	CQRS_STATE_REBUILDING,
+	CQRS_STATE_SWITCHING
+} CqrsState;
+
+typedef enum CqrsNotify
+{
+	CQRS_NOTIFY_KEYS,
+	CQRS_NOTIFY_BATCH,
+	CQRS_NOTIFY_NONE
+} CqrsNotify;
+
+/* an array of text, or everything */
+typedef struct CqrsFilter
+{
+	bool		all;
+	int			nvalues;
+	text	  **values;
+} CqrsFilter;
+
+/*
+ * A row of cqrs.registry. Those that the functions below return are the cache's:
+ * read-only, and valid until the end of the current top-level transaction, even
+ * if the projection changes meanwhile. "key" is parsed on first use.
+ */
+typedef struct CqrsProjection
+{
+	int32		id;
+	NameData	name;
+	Oid			owner;
+	char	   *kind;
+	char	   *handler;		/* its signature, with schemas */
+	Oid			handler_oid;	/* resolved and checked by handler.c, */
+	uint64		handler_checked;	/* at this count of catalog changes */
+	Oid		   *read_tables;
+	int			nread_tables;
+	CqrsMode	mode;
+	CqrsFilter	event_types;
+	CqrsFilter	aggregate_types;
+	CqrsFilter	sources;
+	char	   *key_expression;
+	CqrsKey    *key;
+	char	   *start_at;
+	char	   *on_error;
+	CqrsNotify	notify;
+	int			batch_size;		/* 0 = cqrs_views.batch_size */
+	CqrsSettings settings;
+	CqrsState	state;
+	TimestampTz rebuild_started_at;	/* 0 where it is not rebuilding */
+	int64		retries;
+	TimestampTz next_retry_at;	/* 0 = at once */
+	char	   *last_error;
+	TimestampTz last_error_at;
+	MemoryContext context;		/* the cache's, for what is added lazily */
+} CqrsProjection;
+
+/* what create and alter write; an array Datum of 0 is NULL */
+typedef struct CqrsProjectionColumns
+{
+	Datum		name;
+	Oid			owner;
+	const char *kind;
+	const char *handler;		/* cqrs_handler_signature */
+	Datum		read_tables;	/* regclass[] */
+	CqrsMode	mode;
+	Datum		event_types;	/* text[] */
+	Datum		aggregate_types;
+	Datum		sources;
+	const char *key;
+	const char *start_at;
+	const char *on_error;
+	CqrsNotify	notify;
+	int			batch_size;		/* 0 = NULL */
+	CqrsState	state;
+} CqrsProjectionColumns;
+
+extern void cqrs_projection_init(void);
+extern List *cqrs_projection_list(void);
+extern CqrsProjection *cqrs_projection_find(const char *name, bool missing_ok);
+extern CqrsProjection *cqrs_projection_get(int32 id);
+extern CqrsProjection *cqrs_projection_of_table(Oid relid);
+extern bool cqrs_projection_wants(const CqrsProjection *projection, const CqrsEvent *event);
+extern const CqrsKey *cqrs_projection_key(CqrsProjection *projection);
+extern bool cqrs_projection_is_inline(const CqrsProjection *projection);
+extern bool cqrs_projection_is_active(const CqrsProjection *projection);
+extern void cqrs_projection_check_owner(const CqrsProjection *projection);
+
+extern int32 cqrs_projection_insert(const CqrsProjectionColumns *columns);
+extern void cqrs_projection_update(int32 id, const CqrsProjectionColumns *columns);
+extern void cqrs_projection_delete(int32 id);
+extern void cqrs_projection_set_state(int32 id, CqrsState state);
+extern void cqrs_projection_set_rebuilding(int32 id);
+extern void cqrs_projection_record_stop(int32 id, const char *error);
+extern void cqrs_projection_record_retry(int32 id, const char *error, TimestampTz next_retry_at);
+extern void cqrs_projection_record_recovery(int32 id);
+
+extern const char *cqrs_projection_mode_name(CqrsMode mode);
+extern const char *cqrs_projection_state_name(CqrsState state);
+extern CqrsMode cqrs_projection_mode_parse(const char *value);
+extern CqrsNotify cqrs_projection_notify_parse(const char *value);
+extern const char *cqrs_projection_notify_name(CqrsNotify notify);
+
+#endif							/* CQRS_PROJECTION_H */

@@ -1,0 +1,251 @@
+/*
+ * query.c
+ *		The only place that connects SPI and switches user.
+ *
+ * Statements of ours run as the owner of the extension's tables, whoever calls,
+ * and with a search_path of pg_catalog alone, so that no operator or function
+ * of a user's can get into them; they name everything else with its schema.
+ * Plans are kept for the life of the process: plancache follows changes of the
+ * tables by itself, also DROP and CREATE EXTENSION.
+ *
+ * If an error is thrown in between, the abort of the (sub)transaction puts user
+ * and settings back; a leave function is for the good path only.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "miscadmin.h"
+#include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
+#include "utils/syscache.h"
+
+#include "query.h"
+
+#define CQRS_SCHEMA "cqrs"
+#define OUR_SEARCH_PATH "pg_catalog, pg_temp"
+
+/* hands each row of a statement to a CqrsRowFn */
+typedef struct RowReceiver
+{
+	DestReceiver pub;
+	CqrsRowFn	row_fn;
+	void	   *arg;
+} RowReceiver;
+
+static void query_prepare(CqrsQuery *query);
+static void query_set(const char *name, const char *value);
+static Oid	query_owner(void);
+static bool row_receive(TupleTableSlot *slot, DestReceiver *self);
+static void row_startup(DestReceiver *self, int operation, TupleDesc typeinfo);
+static void row_shutdown(DestReceiver *self);
+
+/*
+ * Run one statement of ours. args and nulls are as for SPI_execute_plan; nulls
+ * may be NULL. row_fn may be NULL too. Returns the number of rows that the
+ * statement processed, which is that of the row_fn calls where there are any.
+ */
+uint64
+cqrs_query_run(CqrsQuery *query, Datum *args, const char *nulls,
+			   CqrsRowFn row_fn, void *arg)
+{
+	RowReceiver receiver = {
+		.pub = {
+			.receiveSlot = row_receive,
+			.rStartup = row_startup,
+			.rShutdown = row_shutdown,
+			.rDestroy = row_shutdown,
+			.mydest = DestNone
+		},
+		.row_fn = row_fn,
+		.arg = arg
+	};
+	SPIExecuteOptions options = {0};
+	ParamListInfo params = NULL;
+	Oid			userid;
+	int			sec_context;
+	int			nest_level = 0;
+	uint64		processed;
+	int			rc;
+
+	GetUserIdAndSecContext(&userid, &sec_context);
+	if (!(query->flags & CQRS_QUERY_AS_CALLER))
+		SetUserIdAndSecContext(query_owner(),
+							   sec_context | SECURITY_LOCAL_USERID_CHANGE);
+	if (strcmp(namespace_search_path, OUR_SEARCH_PATH) != 0 ||
+		(query->flags & CQRS_QUERY_INDEXED))
+	{
+		nest_level = NewGUCNestLevel();
+		query_set("search_path", OUR_SEARCH_PATH);
+	}
+	if (query->flags & CQRS_QUERY_INDEXED)
+	{
+		/* at each run, because plancache may plan anew at each run */
+		query_set("enable_seqscan", "off");
+		query_set("enable_bitmapscan", "off");
+		query_set("enable_sort", "off");
+		query_set("jit", "off");
+	}
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	if (query->plan == NULL)
+		query_prepare(query);
+
+	if (query->nargs > 0)
+	{
+		params = makeParamList(query->nargs);
+		for (int i = 0; i < query->nargs; i++)
+		{
+			params->params[i].value = args[i];
+			params->params[i].isnull = nulls != NULL && nulls[i] == 'n';
+			params->params[i].pflags = PARAM_FLAG_CONST;
+			params->params[i].ptype = query->argtypes[i];
+		}
+	}
+	options.params = params;
+	options.read_only = (query->flags & (CQRS_QUERY_ACTIVE | CQRS_QUERY_LATEST)) != 0;
+	options.dest = row_fn ? (DestReceiver *) &receiver : None_Receiver;
+
+	if (query->flags & CQRS_QUERY_LATEST)
+		PushActiveSnapshot(GetLatestSnapshot());
+	rc = SPI_execute_plan_extended(query->plan, &options);
+	if (rc < 0)
+		elog(ERROR, "SPI_execute_plan_extended failed: %s", SPI_result_code_string(rc));
+	processed = SPI_processed;
+	if (query->flags & CQRS_QUERY_LATEST)
+		PopActiveSnapshot();
+
+	SPI_finish();
+	if (nest_level > 0)
+		AtEOXact_GUC(true, nest_level);
+	SetUserIdAndSecContext(userid, sec_context);
+	return processed;
+}
+
+/*
+ * Become the owner of a projection, to run a handler or anything else that the
+ * owner supplied: with the settings that the projection was created under, and
+ * in a security-restricted operation. That forbids SET ROLE, temporary tables,
+ * WITH HOLD cursors and deferred triggers, each of which would let the owner's
+ * code run later, as somebody else. settings need no more than a search_path.
+ */
+void
+cqrs_query_enter_user(CqrsUserContext *context, Oid userid, const CqrsSettings *settings)
+{
+	GetUserIdAndSecContext(&context->userid, &context->sec_context);
+	context->nest_level = NewGUCNestLevel();
+	SetUserIdAndSecContext(userid, context->sec_context |
+						   SECURITY_LOCAL_USERID_CHANGE |
+						   SECURITY_RESTRICTED_OPERATION);
+	query_set("search_path", settings->search_path);
+	if (settings->time_zone != NULL)
+	{
+		query_set("TimeZone", settings->time_zone);
+		query_set("DateStyle", settings->date_style);
+		query_set("IntervalStyle", settings->interval_style);
+	}
+}
+
+/*
+ * Become the owner of the extension's tables, for DDL on them.
+ */
+void
+cqrs_query_enter_owner(CqrsUserContext *context)
+{
+	CqrsSettings settings = {.search_path = OUR_SEARCH_PATH};
+
+	cqrs_query_enter_user(context, query_owner(), &settings);
+}
+
+/*
+ * Back to who we were; settings that the owner's code made are undone too.
+ */
+void
+cqrs_query_leave_user(CqrsUserContext *context)
+{
+	AtEOXact_GUC(false, context->nest_level);
+	SetUserIdAndSecContext(context->userid, context->sec_context);
+}
+
+/*
+ * The OID of one of the extension's tables in this database, from the system
+ * caches. With missing_ok, InvalidOid where the extension is not installed.
+ */
+Oid
+cqrs_query_relation(const char *relname, bool missing_ok)
+{
+	Oid			nspid = get_namespace_oid(CQRS_SCHEMA, true);
+	Oid			relid = OidIsValid(nspid) ? get_relname_relid(relname, nspid) : InvalidOid;
+
+	if (!OidIsValid(relid) && !missing_ok)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation \"%s.%s\" does not exist", CQRS_SCHEMA, relname),
+				 errhint("Run CREATE EXTENSION cqrs_views.")));
+	return relid;
+}
+
+static void
+query_prepare(CqrsQuery *query)
+{
+	int			options = 0;
+	SPIPlanPtr	plan;
+
+	if (query->flags & CQRS_QUERY_INDEXED)
+		options = CURSOR_OPT_GENERIC_PLAN | CURSOR_OPT_FAST_PLAN;
+	plan = SPI_prepare_cursor(query->sql, query->nargs, query->argtypes, options);
+	if (plan == NULL)
+		elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
+	if (SPI_keepplan(plan) != 0)
+		elog(ERROR, "SPI_keepplan failed");
+	query->plan = plan;
+}
+
+/*
+ * Set one setting until the end of the current nest level. Most often it has
+ * that value already, and asking is cheaper than setting.
+ */
+static void
+query_set(const char *name, const char *value)
+{
+	const char *current = GetConfigOption(name, false, false);
+
+	if (current == NULL || strcmp(current, value) != 0)
+		(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+}
+
+static Oid
+query_owner(void)
+{
+	Oid			relid = cqrs_query_relation("registry", false);
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", relid);
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+static bool
+row_receive(TupleTableSlot *slot, DestReceiver *self)
+{
+	RowReceiver *receiver = (RowReceiver *) self;
+
+	return receiver->row_fn(slot, receiver->arg);
+}
+
+static void
+row_startup(DestReceiver *self, int operation, TupleDesc typeinfo)
+{
+}
+
+static void
+row_shutdown(DestReceiver *self)
+{
+}

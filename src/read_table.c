@@ -1,0 +1,236 @@
+/*
+ * read_table.c
+ *		The tables that projections maintain: validate, guard, empty.
+ *
+ * The write guard is a pair of triggers on each read table. One is for each
+ * statement and fires always, also for superusers, under
+ * session_replication_role, for COPY, MERGE, TRUNCATE and for referential
+ * actions. Logical replication calls row triggers only, so the other is for
+ * each row and enabled for replicas only; it is an AFTER trigger because a
+ * BEFORE ROW one would lock each row before its update. Both ask whether the
+ * engine has opened the table: a list in this process's memory, nothing a
+ * session could set.
+ */
+#include "postgres.h"
+
+#include "access/table.h"
+#include "access/xact.h"
+#include "catalog/catalog.h"
+#include "catalog/dependency.h"
+#include "catalog/namespace.h"
+#include "catalog/objectaddress.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_extension.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_trigger.h"
+#include "commands/extension.h"
+#include "commands/tablecmds.h"
+#include "commands/trigger.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "storage/lmgr.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/rel.h"
+
+#include "compat.h"
+#include "query.h"
+#include "read_table.h"
+
+#define STATEMENT_GUARD "cqrs_write_guard"
+#define ROW_GUARD "cqrs_write_guard_replica"
+
+static CqrsWriters writers = {NULL, 0};
+
+static void read_table_add_trigger(Oid relid, const char *name, bool row, int16 events,
+								   char fires_when);
+
+/*
+ * Throw unless relid can be a read table of owner's projection.
+ */
+void
+cqrs_read_table_check(Oid relid, Oid owner)
+{
+	char	   *relname = get_rel_name(relid);
+	char	   *nspname;
+	char		persistence;
+
+	if (relname == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("read table with OID %u does not exist", relid),
+				 errhint("Create it again and drop and create the projection, or only drop the projection: SELECT cqrs.drop_projection(…);")));
+	if (get_rel_relkind(relid) != RELKIND_RELATION || get_rel_relispartition(relid) ||
+		has_superclass(relid) || has_subclass(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" can't be a read table", relname),
+				 errdetail("A read table is an ordinary table, not partitioned, a partition, or part of an inheritance tree: its write guard would not see every write.")));
+	persistence = get_rel_persistence(relid);
+	if (persistence != RELPERSISTENCE_PERMANENT)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("%s table \"%s\" can't be a read table",
+						persistence == RELPERSISTENCE_TEMP ? "temporary" : "unlogged", relname),
+				 errdetail("A crash would empty it while its projection believes it filled."),
+				 persistence == RELPERSISTENCE_TEMP ? 0 :
+				 errhint("ALTER TABLE %s SET LOGGED;", quote_identifier(relname))));
+	nspname = get_namespace_name(get_rel_namespace(relid));
+	if (IsCatalogNamespace(get_rel_namespace(relid)) || strcmp(nspname, "cqrs") == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s.%s\" can't be a read table", nspname, relname),
+				 errhint("Create a table of your own outside this schema.")));
+	if (!cqrs_compat_class_ownercheck(relid, owner))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be owner of read table \"%s\"", relname),
+				 errhint("The owner of a projection owns its read tables: ALTER TABLE %s OWNER TO %s;",
+						 quote_identifier(relname),
+						 quote_identifier(GetUserNameFromId(owner, false)))));
+}
+
+/* The cheap part of the check, for each batch: it is there, and still owner's. */
+void
+cqrs_read_table_verify(Oid relid, Oid owner)
+{
+	if (get_rel_relkind(relid) != RELKIND_RELATION ||
+		!cqrs_compat_class_ownercheck(relid, owner))
+		cqrs_read_table_check(relid, owner);
+}
+
+/*
+ * Put the write guard on a table, replacing what is left of an older one. Takes
+ * SHARE ROW EXCLUSIVE. The triggers go with the extension, without CASCADE.
+ */
+void
+cqrs_read_table_guard(Oid relid)
+{
+	cqrs_read_table_unguard(relid);
+	read_table_add_trigger(relid, STATEMENT_GUARD, false,
+						   TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE |
+						   TRIGGER_TYPE_DELETE | TRIGGER_TYPE_TRUNCATE,
+						   TRIGGER_FIRES_ALWAYS);
+	read_table_add_trigger(relid, ROW_GUARD, true,
+						   TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE | TRIGGER_TYPE_DELETE,
+						   TRIGGER_FIRES_ON_REPLICA);
+}
+
+/*
+ * Take the write guard off, if it is there. Takes ACCESS EXCLUSIVE then. Nothing
+ * happens where the table is gone.
+ */
+void
+cqrs_read_table_unguard(Oid relid)
+{
+	const char *const names[] = {STATEMENT_GUARD, ROW_GUARD};
+
+	for (int i = 0; i < lengthof(names); i++)
+	{
+		Oid			trigger = get_trigger_oid(relid, names[i], true);
+		ObjectAddress address;
+
+		if (!OidIsValid(trigger))
+			continue;
+		ObjectAddressSet(address, TriggerRelationId, trigger);
+		performDeletion(&address, DROP_RESTRICT, PERFORM_DELETION_INTERNAL);
+		CommandCounterIncrement();
+	}
+}
+
+/*
+ * Empty the tables, in one TRUNCATE, as the current user. Takes ACCESS
+ * EXCLUSIVE on each. The caller has opened them.
+ */
+void
+cqrs_read_table_truncate(const Oid *relids, int nrelids)
+{
+	TruncateStmt *stmt = makeNode(TruncateStmt);
+
+	for (int i = 0; i < nrelids; i++)
+		stmt->relations = lappend(stmt->relations,
+								  makeRangeVar(get_namespace_name(get_rel_namespace(relids[i])),
+											   get_rel_name(relids[i]), -1));
+	stmt->behavior = DROP_RESTRICT;
+	if (nrelids > 0)
+		ExecuteTruncate(stmt);
+}
+
+/* Drop the tables that are still there, as DROP TABLE without CASCADE does. */
+void
+cqrs_read_table_drop(const Oid *relids, int nrelids)
+{
+	ObjectAddresses *addresses = new_object_addresses();
+
+	for (int i = 0; i < nrelids; i++)
+	{
+		ObjectAddress address;
+
+		if (get_rel_name(relids[i]) == NULL)
+			continue;
+		LockRelationOid(relids[i], AccessExclusiveLock);
+		ObjectAddressSet(address, RelationRelationId, relids[i]);
+		add_exact_object_address(&address, addresses);
+	}
+	performMultipleDeletions(addresses, DROP_RESTRICT, 0);
+	free_object_addresses(addresses);
+}
+
+/*
+ * Let what runs now write to these tables, and to no other read table. Returns
+ * what cqrs_read_table_close is to put back. After an error the caller's
+ * PG_CATCH, or PG_FINALLY, closes; relids must live until then.
+ */
+CqrsWriters
+cqrs_read_table_open(const Oid *relids, int nrelids)
+{
+	CqrsWriters previous = writers;
+
+	writers.relids = relids;
+	writers.nrelids = nrelids;
+	return previous;
+}
+
+void
+cqrs_read_table_close(CqrsWriters previous)
+{
+	writers = previous;
+}
+
+bool
+cqrs_read_table_is_open(Oid relid)
+{
+	for (int i = 0; i < writers.nrelids; i++)
+		if (writers.relids[i] == relid)
+			return true;
+	return false;
+}
+
+static void
+read_table_add_trigger(Oid relid, const char *name, bool row, int16 events, char fires_when)
+{
+	CreateTrigStmt *stmt = makeNode(CreateTrigStmt);
+	CqrsUserContext user;
+	ObjectAddress trigger;
+	ObjectAddress extension;
+
+	stmt->trigname = pstrdup(name);
+	stmt->relation = makeRangeVar(get_namespace_name(get_rel_namespace(relid)),
+								  get_rel_name(relid), -1);
+	stmt->funcname = list_make2(makeString("cqrs"), makeString("guard_read_table"));
+	stmt->row = row;
+	stmt->timing = row ? TRIGGER_TYPE_AFTER : TRIGGER_TYPE_BEFORE;
+	stmt->events = events;
+
+	/* the function is ours alone, so that nobody guards what is not a read table */
+	cqrs_query_enter_owner(&user);
+	trigger = CreateTriggerFiringOn(stmt, NULL, relid, InvalidOid, InvalidOid, InvalidOid,
+									InvalidOid, InvalidOid, NULL, false, false, fires_when);
+	cqrs_query_leave_user(&user);
+
+	ObjectAddressSet(extension, ExtensionRelationId,
+					 get_extension_oid("cqrs_views", false));
+	recordDependencyOn(&trigger, &extension, DEPENDENCY_AUTO_EXTENSION);
+	CommandCounterIncrement();
+}

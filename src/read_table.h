@@ -1,0 +1,28 @@
+/*
+ * read_table.h
+ *		The tables that projections maintain: validate, guard, empty.
+ */
+#ifndef CQRS_READ_TABLE_H
+#define CQRS_READ_TABLE_H
+
+#include "nodes/pg_list.h"
+
+extern void cqrs_read_table_check(Oid relid, Oid owner);
+extern void cqrs_read_table_verify(Oid relid, Oid owner);
+extern void cqrs_read_table_guard(Oid relid);
+extern void cqrs_read_table_unguard(Oid relid);
+extern void cqrs_read_table_truncate(const Oid *relids, int nrelids);
+extern void cqrs_read_table_drop(const Oid *relids, int nrelids);
+
+/* the read tables that the code running now may write to */
+typedef struct CqrsWriters
+{
+	const Oid  *relids;
+	int			nrelids;
+} CqrsWriters;
+
+extern CqrsWriters cqrs_read_table_open(const Oid *relids, int nrelids);
+extern void cqrs_read_table_close(CqrsWriters previous);
+extern bool cqrs_read_table_is_open(Oid relid);
+
+#endif							/* CQRS_READ_TABLE_H */

@@ -1,0 +1,88 @@
+/*
+ * rebuild.c
+ *		Compute read tables again from the first event.
+ *
+ * In place: one transaction empties the read tables and moves the checkpoint
+ * back before the first event; from then on the projection catches up like any
+ * other, a transaction per batch, by whoever gets its lock: the session that
+ * called for the rebuild, or a worker if that session goes away. Nothing is
+ * lost by a crash at any point. Readers see the tables fill.
+ */
+#include "postgres.h"
+
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#include "checkpoint.h"
+#include "mode.h"
+#include "outbox.h"
+#include "query.h"
+#include "read_table.h"
+#include "rebuild.h"
+
+
+/*
+ * Begin a rebuild in the current transaction, under the projection's lock.
+ * Takes ACCESS EXCLUSIVE on the read tables until the transaction ends.
+ */
+void
+cqrs_rebuild_start(CqrsProjection *projection)
+{
+	bool		was_inline = cqrs_projection_is_inline(projection);
+	CqrsUserContext user;
+	CqrsWriters writers;
+
+	if (was_inline)
+		cqrs_mode_leave_inline(projection);
+	for (int i = 0; i < projection->nread_tables; i++)
+		cqrs_read_table_check(projection->read_tables[i], projection->owner);
+
+	cqrs_query_enter_user(&user, projection->owner, &projection->settings);
+	writers = cqrs_read_table_open(projection->read_tables, projection->nread_tables);
+	PG_TRY();
+	{
+		cqrs_read_table_truncate(projection->read_tables, projection->nread_tables);
+	}
+	PG_FINALLY();
+	{
+		cqrs_read_table_close(writers);
+	}
+	PG_END_TRY();
+	cqrs_query_leave_user(&user);
+
+	cqrs_checkpoint_reset(projection->id);
+	cqrs_projection_set_rebuilding(projection->id);
+	if (was_inline)
+		cqrs_mode_forget_inline(projection->id);
+	cqrs_outbox_wake_at_commit();
+}
+
+/* Returns false where the projection is not being rebuilt. */
+bool
+cqrs_rebuild_progress(const CqrsProjection *projection, CqrsRebuildProgress *progress)
+{
+	CqrsCheckpoint *checkpoint;
+	double		elapsed;
+
+	if (projection->rebuild_started_at == 0 ||
+		(checkpoint = cqrs_checkpoint_peek(projection->id)) == NULL)
+		return false;
+
+	progress->phase = projection->state == CQRS_STATE_REBUILDING ? "replaying" :
+		cqrs_projection_state_name(projection->state);
+	if (checkpoint->frozen)
+	{
+		progress->events_total = Max(checkpoint->walk.high - checkpoint->walk.low + 1, 0);
+		progress->events_done = Max(checkpoint->walk.last - checkpoint->walk.low + 1, 0);
+	}
+	else
+	{
+		progress->events_total = cqrs_outbox_last_position();
+		progress->events_done = checkpoint->walk.last;
+	}
+	elapsed = (GetCurrentTimestamp() - projection->rebuild_started_at) / (double) USECS_PER_SEC;
+	progress->rate = elapsed > 0 ? progress->events_done / elapsed : 0;
+	progress->eta_us = progress->rate <= 0 ? -1 :
+		(int64) ((progress->events_total - progress->events_done) / progress->rate * USECS_PER_SEC);
+	return true;
+}

@@ -1,0 +1,20 @@
+/*
+ * sql_args.h
+ *		Arguments of SQL-callable functions.
+ */
+#ifndef CQRS_SQL_ARGS_H
+#define CQRS_SQL_ARGS_H
+
+#include "fmgr.h"
+
+#include "projection.h"
+
+extern const char *cqrs_sql_arg_name(FunctionCallInfo fcinfo, int argno, const char *what);
+extern const char *cqrs_sql_arg_text(FunctionCallInfo fcinfo, int argno, const char *what,
+									 bool null_ok);
+extern Datum cqrs_sql_arg_filter(FunctionCallInfo fcinfo, int argno, const char *what,
+								 bool *given);
+extern int	cqrs_sql_arg_oids(FunctionCallInfo fcinfo, int argno, const char *what, Oid **oids);
+extern void cqrs_sql_refuse_atomic(FunctionCallInfo fcinfo, const char *what);
+
+#endif							/* CQRS_SQL_ARGS_H */

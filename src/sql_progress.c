@@ -1,0 +1,404 @@
+/*
+ * sql_progress.c
+ *		SQL procedures that process events, and the function that waits.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "executor/spi.h"
+#include "miscadmin.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/memutils.h"
+#include "utils/portal.h"
+#include "utils/snapmgr.h"
+#include "utils/timestamp.h"
+
+#include "catchup.h"
+#include "checkpoint.h"
+#include "mode.h"
+#include "outbox.h"
+#include "projection.h"
+#include "rebuild.h"
+#include "shmem.h"
+#include "sql_args.h"
+#include "sql_progress.h"
+
+/* attempts to switch a projection that has caught up to inline */
+#define SWITCH_ATTEMPTS 20
+
+/* looks at least this often, also where nobody announces anything; ms */
+#define WAIT_POLL 1000
+#define WAIT_POLL_WITHOUT_WORKERS 50
+
+PG_FUNCTION_INFO_V1(cqrs_sql_catch_up);
+PG_FUNCTION_INFO_V1(cqrs_sql_rebuild_projection);
+PG_FUNCTION_INFO_V1(cqrs_sql_wait_for);
+
+/* The context outlives the transactions of a CALL. */
+typedef struct Drive
+{
+	MemoryContext context;
+	List	   *ids;			/* projections still to be processed */
+	ErrorData  *error;			/* the first that stopped one of them */
+	char	   *stopped;		/* its name */
+} Drive;
+
+static void drive_begin(Drive *drive);
+static void drive_commit(void);
+static void drive_run(Drive *drive);
+static List *drive_pass(Drive *drive);
+static void drive_switch(Drive *drive, int32 id);
+static void drive_note_error(Drive *drive, const CqrsMember *member);
+static void drive_end(Drive *drive);
+static List *manageable_projections(void);
+static CqrsProjection *refuse_inactive(CqrsProjection *projection, const char *what);
+static bool wait_is_over(CqrsProjection *projection, Datum snapshot, int64 up_to_position);
+static int64 interval_to_ms(const Interval *interval);
+
+/*
+ * CALL cqrs.catch_up(name)
+ *
+ * Processes in this session, a transaction per batch, all that was committed
+ * before the call: of one projection, which must be running, or of all active
+ * ones that the caller may manage. Waits for batches in progress elsewhere. If a
+ * handler fails, its projection stops, the others go on, and then the error is
+ * thrown.
+ */
+Datum
+cqrs_sql_catch_up(PG_FUNCTION_ARGS)
+{
+	Drive		drive;
+
+	cqrs_sql_refuse_atomic(fcinfo, "cqrs.catch_up");
+	drive_begin(&drive);
+	if (PG_ARGISNULL(0))
+	{
+		MemoryContext old = MemoryContextSwitchTo(drive.context);
+
+		drive.ids = list_copy(manageable_projections());
+		MemoryContextSwitchTo(old);
+	}
+	else
+	{
+		const char *name = cqrs_sql_arg_name(fcinfo, 0, "projection name");
+		CqrsProjection *projection = cqrs_projection_find(name, false);
+		MemoryContext old;
+
+		cqrs_projection_check_owner(projection);
+		refuse_inactive(projection, "catch up");
+		old = MemoryContextSwitchTo(drive.context);
+		drive.ids = list_make1_int(projection->id);
+		MemoryContextSwitchTo(old);
+	}
+	drive_run(&drive);
+	drive_end(&drive);
+	PG_RETURN_VOID();
+}
+
+/*
+ * CALL cqrs.rebuild_projection(name, online boolean)
+ *
+ * Empties the read tables in a transaction that also moves the checkpoint back,
+ * and replays, a transaction per batch. If the call ends early, the workers go
+ * on.
+ */
+Datum
+cqrs_sql_rebuild_projection(PG_FUNCTION_ARGS)
+{
+	const char *name = cqrs_sql_arg_name(fcinfo, 0, "projection name");
+	CqrsProjection *projection;
+	Drive		drive;
+	MemoryContext old;
+
+	if (PG_ARGISNULL(1) || PG_GETARG_BOOL(1))
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("rebuilding online is not supported yet"),
+				 errhint("CALL cqrs.rebuild_projection(%s, online => false); empties and refills the read tables in place.",
+						 quote_literal_cstr(name))));
+	cqrs_sql_refuse_atomic(fcinfo, "cqrs.rebuild_projection");
+
+	drive_begin(&drive);
+	projection = cqrs_projection_find(name, false);
+	cqrs_projection_check_owner(projection);
+	cqrs_checkpoint_lock(projection->id, true);
+	projection = cqrs_projection_find(name, false);
+	if (projection->state == CQRS_STATE_PAUSED)
+		refuse_inactive(projection, "rebuild");
+	old = MemoryContextSwitchTo(drive.context);
+	drive.ids = list_make1_int(projection->id);
+	MemoryContextSwitchTo(old);
+	cqrs_rebuild_start(projection);
+	drive_commit();
+
+	drive_run(&drive);
+	drive_end(&drive);
+	PG_RETURN_VOID();
+}
+
+/*
+ * cqrs.wait_for(name, timeout interval, up_to_position bigint) RETURNS boolean
+ *
+ * Waits until the projection has processed all events committed before the call,
+ * or the one at a position. Returns false at the timeout; a NULL one never
+ * comes. Throws where it would wait in vain. Takes no lock.
+ */
+Datum
+cqrs_sql_wait_for(PG_FUNCTION_ARGS)
+{
+	const char *name = cqrs_sql_arg_name(fcinfo, 0, "projection name");
+	int64		timeout = PG_ARGISNULL(1) ? -1 : interval_to_ms(PG_GETARG_INTERVAL_P(1));
+	int64		up_to_position = PG_ARGISNULL(2) ? 0 : PG_GETARG_INT64(2);
+	TimestampTz started = GetCurrentTimestamp();
+	int32		id = cqrs_projection_find(name, false)->id;
+	long		poll = cqrs_shmem_available() ? WAIT_POLL : WAIT_POLL_WITHOUT_WORKERS;
+	Datum		snapshot;
+	bool		over;
+
+	if (!PG_ARGISNULL(2) && up_to_position < 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("up_to_position must be at least 1")));
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("cannot wait for a projection in a transaction that is not read committed"),
+				 errdetail("The transaction's snapshot would not show the result."),
+				 errhint("BEGIN ISOLATION LEVEL READ COMMITTED;")));
+	if (cqrs_outbox_published_here())
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("cannot wait for a projection in a transaction that has published events"),
+				 errdetail("They are processed after it commits."),
+				 errhint("Commit first.")));
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	snapshot = cqrs_checkpoint_current_snapshot();
+	PopActiveSnapshot();
+
+	cqrs_shmem_wait_begin();
+	for (;;)
+	{
+		CqrsProjection *projection;
+		int64		remaining;
+
+		AcceptInvalidationMessages();
+		projection = cqrs_projection_get(id);
+		if (projection == NULL)
+			projection = cqrs_projection_find(name, false);
+		over = wait_is_over(refuse_inactive(projection, "wait for"), snapshot, up_to_position);
+		remaining = timeout < 0 ? poll :
+			timeout - (GetCurrentTimestamp() - started) / 1000;
+		if (over || remaining <= 0)
+			break;
+		cqrs_shmem_wait(Min(remaining, poll));
+	}
+	cqrs_shmem_wait_end();
+
+	if (!over && !cqrs_shmem_available())
+		ereport(WARNING,
+				(errmsg("no background worker processes projection \"%s\"", name),
+				 errdetail("The library cqrs_views is not preloaded."),
+				 errhint("Add cqrs_views to shared_preload_libraries and restart the server, or CALL cqrs.catch_up(%s);",
+						 quote_literal_cstr(name))));
+	PG_RETURN_BOOL(over);
+}
+
+/* ------------------------------------------------------------- the CALLs */
+
+/*
+ * Begin processing: in a transaction of our own, read committed whatever the
+ * session's default, since each batch must see what was committed before it.
+ */
+static void
+drive_begin(Drive *drive)
+{
+	memset(drive, 0, sizeof(*drive));
+	drive->context = AllocSetContextCreate(PortalContext, "cqrs_views call",
+										   ALLOCSET_DEFAULT_SIZES);
+	if (SPI_connect_ext(SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	drive_commit();
+}
+
+static void
+drive_commit(void)
+{
+	SPI_commit();
+	XactIsoLevel = XACT_READ_COMMITTED;
+	cqrs_shmem_announce();
+}
+
+/*
+ * Process the projections, each until it has nothing left of what was committed
+ * when it was last looked at.
+ */
+static void
+drive_run(Drive *drive)
+{
+	while (drive->ids != NIL)
+	{
+		List	   *switching;
+		ListCell   *lc;
+
+		CHECK_FOR_INTERRUPTS();
+		switching = drive_pass(drive);
+		drive_commit();
+		foreach(lc, switching)
+			drive_switch(drive, lfirst_int(lc));
+	}
+}
+
+/*
+ * One pass; forgets the projections that are done. Returns those that have
+ * caught up to become inline.
+ */
+static List *
+drive_pass(Drive *drive)
+{
+	MemoryContext old = MemoryContextSwitchTo(drive->context);
+	CqrsMember	members[CQRS_CATCHUP_MAX_PROJECTIONS];
+	int			n = 0;
+	List	   *switching = NIL;
+	ListCell   *lc;
+
+	foreach(lc, drive->ids)
+		if (n < CQRS_CATCHUP_MAX_PROJECTIONS)
+			members[n++] = (CqrsMember) {.projection = lfirst_int(lc)};
+
+	cqrs_catchup_pass(members, n, true, CQRS_ERROR_STOP);
+	for (int i = 0; i < n; i++)
+	{
+		if (members[i].error != NULL)
+			drive_note_error(drive, &members[i]);
+		if (members[i].wants_switch)
+			switching = lappend_int(switching, members[i].projection);
+		if (!members[i].locked || !members[i].more)
+			drive->ids = list_delete_int(drive->ids, members[i].projection);
+	}
+	MemoryContextSwitchTo(old);
+	return switching;
+}
+
+/* Let a projection become inline, in a transaction of its own. */
+static void
+drive_switch(Drive *drive, int32 id)
+{
+	for (int attempt = 0; attempt < SWITCH_ATTEMPTS; attempt++)
+	{
+		CqrsProjection *projection;
+		bool		done = cqrs_mode_enter_inline(id, CQRS_ERROR_STOP);
+
+		drive_commit();
+		projection = cqrs_projection_get(id);
+		if (done || projection == NULL || projection->state != CQRS_STATE_SWITCHING)
+			return;
+	}
+	ereport(WARNING,
+			(errmsg("could not lock out the publishers to switch a projection to inline"),
+			 errdetail("Transactions that have published are still in progress, or prepared."),
+			 errhint("The workers try again; without them, call cqrs.catch_up again.")));
+}
+
+/* Remember the first error, to throw it when all that can be done is done. */
+static void
+drive_note_error(Drive *drive, const CqrsMember *member)
+{
+	CqrsProjection *projection = cqrs_projection_get(member->projection);
+
+	if (drive->error != NULL)
+		return;
+	drive->error = member->error;
+	drive->stopped = pstrdup(projection ? NameStr(projection->name) : "");
+}
+
+static void
+drive_end(Drive *drive)
+{
+	SPI_finish();
+	if (drive->error != NULL)
+		ereport(ERROR,
+				(errcode(drive->error->sqlerrcode),
+				 errmsg("projection \"%s\" stopped: %s", drive->stopped, drive->error->message),
+				 drive->error->detail ? errdetail("%s", drive->error->detail) : 0,
+				 errhint("%s%sMend the cause, then run: SELECT cqrs.resume_projection(%s);",
+						 drive->error->hint ? drive->error->hint : "",
+						 drive->error->hint ? " " : "",
+						 quote_literal_cstr(drive->stopped)),
+				 drive->error->context ? errcontext("%s", drive->error->context) : 0));
+	MemoryContextDelete(drive->context);
+}
+
+/* The ids of all active projections that the current user may manage. */
+static List *
+manageable_projections(void)
+{
+	List	   *ids = NIL;
+	ListCell   *lc;
+
+	foreach(lc, cqrs_projection_list())
+	{
+		CqrsProjection *projection = lfirst(lc);
+
+		if (cqrs_projection_is_active(projection) &&
+			has_privs_of_role(GetUserId(), projection->owner))
+			ids = lappend_int(ids, projection->id);
+	}
+	return ids;
+}
+
+/* ------------------------------------------------------------- wait_for */
+
+/* Throw where the projection does not go on by itself. */
+static CqrsProjection *
+refuse_inactive(CqrsProjection *projection, const char *what)
+{
+	const char *name = NameStr(projection->name);
+
+	if (!cqrs_projection_is_active(projection))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot %s projection \"%s\": it is %s", what, name,
+						cqrs_projection_state_name(projection->state)),
+				 projection->state == CQRS_STATE_STOPPED && projection->last_error ?
+				 errdetail("cqrs.projection_status.last_error says why.") : 0,
+				 errhint("SELECT cqrs.resume_projection(%s);", quote_literal_cstr(name))));
+	return projection;
+}
+
+/* Has the projection processed the event, or all that the snapshot sees? */
+static bool
+wait_is_over(CqrsProjection *projection, Datum snapshot, int64 up_to_position)
+{
+	bool		by_publishers = cqrs_projection_is_inline(projection);
+	CqrsCheckpoint *checkpoint;
+	FullTransactionId xid;
+
+	if (up_to_position == 0 && by_publishers)
+		return true;
+	if (up_to_position > 0 && !cqrs_outbox_find(up_to_position, &xid))
+		return false;
+	if (by_publishers)
+		return true;
+
+	checkpoint = cqrs_checkpoint_peek(projection->id);
+	if (checkpoint == NULL)
+		return false;
+	if (up_to_position == 0)
+		return cqrs_checkpoint_covers(checkpoint, snapshot);
+	return cqrs_checkpoint_snapshot_sees(checkpoint->walk.done, xid) ||
+		(checkpoint->frozen && up_to_position <= checkpoint->walk.last &&
+		 cqrs_checkpoint_snapshot_sees(checkpoint->walk.target, xid));
+}
+
+/* Months count as 30 days. Negative ones are 0; the result fits WaitLatch. */
+static int64
+interval_to_ms(const Interval *interval)
+{
+	double		ms = ((double) interval->month * DAYS_PER_MONTH + interval->day) *
+		SECS_PER_DAY * 1000.0 + interval->time / 1000.0;
+
+	return (int64) Min(Max(ms, 0), 1e15);
+}

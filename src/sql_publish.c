@@ -1,0 +1,69 @@
+/*
+ * sql_publish.c
+ *		SQL functions of publishers: current_xid, publish, grant_publish.
+ */
+#include "postgres.h"
+
+#include "utils/xid8.h"
+
+#include "outbox.h"
+#include "sql_publish.h"
+
+#define NPUBLISH_ARGS 8
+
+PG_FUNCTION_INFO_V1(cqrs_sql_current_xid);
+PG_FUNCTION_INFO_V1(cqrs_sql_publish);
+PG_FUNCTION_INFO_V1(cqrs_sql_grant_publish);
+
+/*
+ * cqrs.current_xid() RETURNS xid8
+ *
+ * The default of cqrs.outbox.xid. Assigns the transaction its id, and has it
+ * wake the workers when it commits. Throws
+ * ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE where the outbox's sequence would not
+ * draw positions in causal order. Takes no lock.
+ */
+Datum
+cqrs_sql_current_xid(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_FULLTRANSACTIONID(cqrs_outbox_stamp());
+}
+
+/*
+ * cqrs.publish(aggregate_type, aggregate_id, event_type, payload, metadata,
+ * event_id, aggregate_version, occurred_at) RETURNS bigint
+ *
+ * Inserts one event with the caller's rights and returns its position. The
+ * first five must not be null (ERRCODE_NOT_NULL_VIOLATION).
+ */
+Datum
+cqrs_sql_publish(PG_FUNCTION_ARGS)
+{
+	Datum		values[NPUBLISH_ARGS];
+	char		nulls[NPUBLISH_ARGS];
+
+	for (int i = 0; i < NPUBLISH_ARGS; i++)
+	{
+		values[i] = PG_GETARG_DATUM(i);
+		nulls[i] = PG_ARGISNULL(i) ? 'n' : ' ';
+	}
+	PG_RETURN_INT64(cqrs_outbox_publish(values, nulls));
+}
+
+/*
+ * cqrs.grant_publish(role regrole) RETURNS void
+ *
+ * Grants INSERT on the columns that a publisher fills, and SELECT on position
+ * for RETURNING; source and xid can't be forged then. The caller needs the
+ * right to grant them.
+ */
+Datum
+cqrs_sql_grant_publish(PG_FUNCTION_ARGS)
+{
+	if (PG_ARGISNULL(0))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("role must not be null")));
+	cqrs_outbox_grant(PG_GETARG_OID(0));
+	PG_RETURN_VOID();
+}

@@ -1,0 +1,398 @@
+/*
+ * worker.c
+ *		A background worker of one database: loop, wait, reload settings, one
+ *		pass, report.
+ *
+ * Any worker of a database may take any projection whose lock is free, so there
+ * may be several; there is one, as long as its passes are short. When a pass
+ * takes long, a timer asks the launcher for a mate, which goes away when it has
+ * had nothing to do for a while.
+ *
+ * A worker sleeps on its latch. A publisher's commit sets it (shmem.c); so does
+ * a fallback poll, because COMMIT PREPARED can't.
+ *
+ * It is a guest in its database: between passes it lets go when somebody waits
+ * for the database to be free of sessions (DROP, RENAME, CREATE .. TEMPLATE),
+ * when the extension is gone, or when another database needs the process. The
+ * size of batches follows their duration, so that a pass rarely exceeds a
+ * second.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_database.h"
+#include "libpq/pqsignal.h"
+#include "miscadmin.h"
+#include "pgstat.h"
+#include "postmaster/bgworker.h"
+#include "postmaster/interrupt.h"
+#include "storage/ipc.h"
+#include "storage/latch.h"
+#include "storage/lmgr.h"
+#include "tcop/tcopprot.h"
+#include "utils/guc.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+#include "utils/snapmgr.h"
+#include "utils/timeout.h"
+#include "utils/timestamp.h"
+#include "utils/wait_event.h"
+
+#include "catchup.h"
+#include "guc.h"
+#include "mode.h"
+#include "projection.h"
+#include "query.h"
+#include "shmem.h"
+#include "worker.h"
+
+/* a pass that takes longer calls for a mate; ms */
+#define MATE_AFTER 500
+
+/* a mate with nothing to do leaves after this; ms */
+#define MATE_PATIENCE 10000
+
+/* batches start at this size; they grow while they are quick, shrink when not */
+#define FIRST_LIMIT 100
+#define MAX_LIMIT 1000000
+#define VERY_QUICK 50			/* ms */
+#define QUICK 250				/* ms */
+#define SLOW 1000				/* ms */
+
+/* the size of a projection's next batch, as far as time is concerned */
+typedef struct BatchLimit
+{
+	int32		projection;		/* hash key */
+	int			events;
+} BatchLimit;
+
+/* what a pass leaves to do */
+typedef struct PassOutcome
+{
+	bool		worked;			/* there were events */
+	bool		more;			/* go on at once */
+	bool		leave;			/* the extension is gone */
+	TimestampTz next_retry_at;	/* 0 = none */
+	int			nswitching;
+	int32		switching[CQRS_CATCHUP_MAX_PROJECTIONS];
+} PassOutcome;
+
+static HTAB *limits = NULL;
+static bool mate_useful = false;
+
+static void worker_settings(void);
+static void worker_loop(void);
+static PassOutcome worker_pass(void);
+static int	worker_choose(CqrsMember *members, CqrsProjection **projections);
+static void worker_collect(PassOutcome *outcome, const CqrsMember *members, int nmembers,
+						   long duration);
+static void worker_switch(int32 projection);
+static void worker_activity(const char *activity, bool idle);
+static BatchLimit *worker_limit(int32 projection);
+static bool worker_must_leave(TimestampTz last_work);
+static void worker_sleep(uint64 seen, TimestampTz next_retry_at);
+static void worker_recover(void);
+static void mate_timeout_handler(void);
+
+/*
+ * Is nobody waiting to have the database to themselves, to drop, rename or copy
+ * it? They hold a lock that conflicts with the one that every session takes when
+ * it connects.
+ */
+bool
+cqrs_worker_database_is_wanted(Oid dboid)
+{
+	LOCKTAG		tag;
+
+	SET_LOCKTAG_OBJECT(tag, InvalidOid, DatabaseRelationId, dboid, 0);
+	if (LockAcquire(&tag, RowExclusiveLock, true, true) == LOCKACQUIRE_NOT_AVAIL)
+		return false;
+	LockRelease(&tag, RowExclusiveLock, true);
+	return true;
+}
+
+/* The entry point; arg is the number of the worker slot. */
+void
+cqrs_worker_main(Datum arg)
+{
+	sigjmp_buf	on_error;
+	Oid			dboid;
+
+	pqsignal(SIGHUP, SignalHandlerForConfigReload);
+	pqsignal(SIGTERM, die);
+	BackgroundWorkerUnblockSignals();
+
+	dboid = cqrs_shmem_worker_attach(DatumGetInt32(arg));
+	if (!OidIsValid(dboid))
+		proc_exit(0);
+	BackgroundWorkerInitializeConnectionByOid(dboid, InvalidOid, 0);
+	worker_settings();
+	RegisterTimeout(USER_TIMEOUT, mate_timeout_handler);
+
+	if (sigsetjmp(on_error, 1) != 0)
+	{
+		error_context_stack = NULL;
+		HOLD_INTERRUPTS();
+		worker_recover();
+		RESUME_INTERRUPTS();
+	}
+	PG_exception_stack = &on_error;
+	worker_loop();
+	proc_exit(0);
+}
+
+/*
+ * What the database or the role may have set differently must not change what
+ * we do: repeatable read, for one, would make a batch miss what was committed.
+ */
+static void
+worker_settings(void)
+{
+	static const char *const settings[][2] = {
+		{"search_path", "pg_catalog, pg_temp"},
+		{"default_transaction_isolation", "read committed"},
+		{"default_transaction_read_only", "off"},
+		{"default_transaction_deferrable", "off"},
+		{"session_replication_role", "origin"},
+		{"statement_timeout", "0"},
+		{"idle_in_transaction_session_timeout", "0"},
+		/* who locks a read table for long makes one projection wait, not all */
+		{"lock_timeout", "1s"},
+		/* read tables and checkpoint commit together: a crash repeats work, not effects */
+		{"synchronous_commit", "off"}
+	};
+
+	for (int i = 0; i < lengthof(settings); i++)
+		SetConfigOption(settings[i][0], settings[i][1], PGC_SUSET, PGC_S_OVERRIDE);
+}
+
+static void
+worker_loop(void)
+{
+	TimestampTz last_work = GetCurrentTimestamp();
+
+	for (;;)
+	{
+		uint64		seen;
+		PassOutcome outcome;
+
+		CHECK_FOR_INTERRUPTS();
+		if (ConfigReloadPending)
+		{
+			ConfigReloadPending = false;
+			ProcessConfigFile(PGC_SIGHUP);
+		}
+		if (worker_must_leave(last_work))
+			return;
+
+		seen = cqrs_shmem_worker_look();
+		outcome = worker_pass();
+		if (outcome.leave)
+		{
+			cqrs_shmem_worker_leave(CQRS_DATABASE_FORGET);
+			return;
+		}
+		for (int i = 0; i < outcome.nswitching; i++)
+			worker_switch(outcome.switching[i]);
+		if (outcome.worked)
+			last_work = GetCurrentTimestamp();
+		if (!outcome.more)
+			worker_sleep(seen, outcome.next_retry_at);
+	}
+}
+
+/* One pass in a transaction of its own. */
+static PassOutcome
+worker_pass(void)
+{
+	PassOutcome outcome = {0};
+	CqrsMember	members[CQRS_CATCHUP_MAX_PROJECTIONS];
+	CqrsProjection *projections[CQRS_CATCHUP_MAX_PROJECTIONS];
+	TimestampTz started = GetCurrentTimestamp();
+	int			nmembers;
+
+	SetCurrentStatementStartTimestamp();
+	StartTransactionCommand();
+	if (!OidIsValid(cqrs_query_relation("registry", true)))
+	{
+		CommitTransactionCommand();
+		outcome.leave = true;
+		return outcome;
+	}
+	nmembers = worker_choose(members, projections);
+	if (nmembers > 0)
+	{
+		char	   *activity = psprintf("processing %s%s", NameStr(projections[0]->name),
+										nmembers > 1 ? " and others" : "");
+
+		worker_activity(activity, false);
+		enable_timeout_after(USER_TIMEOUT, MATE_AFTER);
+		cqrs_catchup_pass(members, nmembers, false, CQRS_ERROR_RETRY);
+		disable_timeout(USER_TIMEOUT, false);
+	}
+	CommitTransactionCommand();
+
+	worker_collect(&outcome, members, nmembers,
+				   TimestampDifferenceMilliseconds(started, GetCurrentTimestamp()));
+	if (outcome.worked)
+	{
+		cqrs_shmem_announce();
+		pgstat_report_stat(false);
+	}
+	return outcome;
+}
+
+/*
+ * Choose the projections of a pass: all that are active, where they are not too
+ * many and this is the only worker; else a share of them, another one each time.
+ */
+static int
+worker_choose(CqrsMember *members, CqrsProjection **projections)
+{
+	static int	start = 0;
+	List	   *active = NIL;
+	ListCell   *lc;
+	int			nworkers = Max(cqrs_shmem_worker_count(), 1);
+	int			n;
+
+	foreach(lc, cqrs_projection_list())
+		if (cqrs_projection_is_active(lfirst(lc)))
+			active = lappend(active, lfirst(lc));
+	mate_useful = list_length(active) > 1;
+
+	n = (list_length(active) + nworkers - 1) / nworkers;
+	n = Min(n, CQRS_CATCHUP_MAX_PROJECTIONS);
+	if (n < list_length(active))
+		start += n;
+	for (int i = 0; i < n; i++)
+	{
+		projections[i] = list_nth(active, (start + i) % list_length(active));
+		members[i] = (CqrsMember)
+		{
+			.projection = projections[i]->id,
+			.limit = worker_limit(projections[i]->id)->events
+		};
+	}
+	return n;
+}
+
+/* Sum up a pass of so many ms, and adapt the sizes of the next batches. */
+static void
+worker_collect(PassOutcome *outcome, const CqrsMember *members, int nmembers, long duration)
+{
+	for (int i = 0; i < nmembers; i++)
+	{
+		const CqrsMember *member = &members[i];
+		BatchLimit *limit = worker_limit(member->projection);
+
+		if (member->next_retry_at != 0 &&
+			(outcome->next_retry_at == 0 || member->next_retry_at < outcome->next_retry_at))
+			outcome->next_retry_at = member->next_retry_at;
+		if (!member->locked)
+			continue;
+		outcome->worked |= member->nevents > 0;
+		outcome->more |= member->more;
+		if (member->wants_switch)
+			outcome->switching[outcome->nswitching++] = member->projection;
+
+		if (member->nevents > 0 && duration > SLOW)
+			limit->events = Max(limit->events / 2, 1);
+		else if (member->more && member->nevents > 0 && duration < QUICK)
+			limit->events = Min(limit->events * (duration < VERY_QUICK ? 4 : 2), MAX_LIMIT);
+	}
+}
+
+/* A projection has caught up to become inline. What fails is tried again later. */
+static void
+worker_switch(int32 projection)
+{
+	worker_activity("switching a projection to inline", false);
+	StartTransactionCommand();
+	(void) cqrs_mode_enter_inline(projection, CQRS_ERROR_RETRY);
+	CommitTransactionCommand();
+	cqrs_shmem_announce();
+}
+
+static void
+worker_activity(const char *activity, bool idle)
+{
+	cqrs_shmem_worker_report(activity, idle);
+	pgstat_report_activity(idle ? STATE_IDLE : STATE_RUNNING, activity);
+}
+
+static BatchLimit *
+worker_limit(int32 projection)
+{
+	BatchLimit *limit;
+	bool		found;
+
+	if (limits == NULL)
+	{
+		HASHCTL		info = {.keysize = sizeof(int32),.entrysize = sizeof(BatchLimit)};
+
+		limits = hash_create("cqrs_views batch limits", 16, &info, HASH_ELEM | HASH_BLOBS);
+	}
+	limit = hash_search(limits, &projection, HASH_ENTER, &found);
+	if (!found)
+		limit->events = FIRST_LIMIT;
+	return limit;
+}
+
+/* Must this worker go, and its database wait, rest or do without? */
+static bool
+worker_must_leave(TimestampTz last_work)
+{
+	if (!cqrs_guc_enabled || cqrs_shmem_worker_told_to_stop())
+	{
+		cqrs_shmem_worker_leave(CQRS_DATABASE_REST);
+		return true;
+	}
+	if (!cqrs_worker_database_is_wanted(MyDatabaseId))
+		return true;
+	return cqrs_shmem_worker_count() > 1 &&
+		TimestampDifferenceExceeds(last_work, GetCurrentTimestamp(), MATE_PATIENCE);
+}
+
+static void
+worker_sleep(uint64 seen, TimestampTz next_retry_at)
+{
+	long		timeout = CQRS_WORKER_POLL;
+
+	if (next_retry_at != 0)
+		timeout = Min(timeout,
+					  TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next_retry_at) + 1);
+	if (!cqrs_shmem_worker_sleep(seen))
+		return;
+	worker_activity("waiting for events", true);
+	pgstat_report_stat(true);
+	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, timeout,
+					 PG_WAIT_EXTENSION);
+	ResetLatch(MyLatch);
+	cqrs_shmem_worker_awake();
+}
+
+/*
+ * After an error outside of a projection's own work: report it, give up the
+ * transaction, and go on after a pause. Some errors leave a subtransaction
+ * behind, which only AbortOutOfAnyTransaction clears away.
+ */
+static void
+worker_recover(void)
+{
+	disable_all_timeouts(false);
+	QueryCancelPending = false;
+	EmitErrorReport();
+	AbortOutOfAnyTransaction();
+	FlushErrorState();
+	cqrs_shmem_worker_awake();
+	worker_activity("pausing after an error", false);
+	(void) WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, CQRS_WORKER_POLL,
+					 PG_WAIT_EXTENSION);
+}
+
+static void
+mate_timeout_handler(void)
+{
+	if (mate_useful)
+		cqrs_shmem_worker_want_mate();
+}
