@@ -29,7 +29,7 @@ $(OBJS): $(wildcard src/*.h)
 
 .PHONY: check-layers check-symbols
 check-layers:
-	scripts/check-layers $(MODULES_IN_ORDER)
+	PG_CONFIG=$(PG_CONFIG) CC="$(CC)" scripts/check-layers $(MODULES_IN_ORDER)
 
 check-symbols: $(OBJS)
 	scripts/check-symbols $(OBJS)

@@ -217,11 +217,10 @@ cqrs_checkpoint_current_snapshot(void)
 {
 	static CqrsQuery query = {
 		.sql = "SELECT (pg_snapshot_xmin(s)::text || ':' || pg_snapshot_xmax(s)::text || ':'"
-		" || coalesce(string_agg(x::text, ',' ORDER BY x), ''))::pg_snapshot"
-		" FROM (SELECT pg_current_snapshot() AS s) AS q"
-		" LEFT JOIN LATERAL (SELECT pg_snapshot_xip(s) AS x UNION SELECT $1"
-		"  WHERE $1 >= pg_snapshot_xmin(s) AND $1 < pg_snapshot_xmax(s)) AS u ON true"
-		" GROUP BY s",
+		" || coalesce((SELECT string_agg(x::text, ',' ORDER BY x) FROM"
+		"  (SELECT pg_snapshot_xip(s) AS x UNION SELECT $1"
+		"   WHERE $1 >= pg_snapshot_xmin(s) AND $1 < pg_snapshot_xmax(s)) AS u), ''))"
+		"::pg_snapshot FROM (SELECT pg_current_snapshot() AS s) AS q",
 		.flags = CQRS_QUERY_ACTIVE,
 		.nargs = 1,
 		.argtypes = {XID8OID}

@@ -82,7 +82,7 @@ cqrs_inline_trigger_apply(PG_FUNCTION_ARGS)
 
 	projections = inline_projections();
 	if (projections == NIL)
-		PG_RETURN_NULL();
+		PG_RETURN_POINTER(NULL);
 
 	read_pointer = tuplestore_alloc_read_pointer(trigdata->tg_newtable, EXEC_FLAG_REWIND);
 	tuplestore_select_read_pointer(trigdata->tg_newtable, read_pointer);
@@ -100,7 +100,7 @@ cqrs_inline_trigger_apply(PG_FUNCTION_ARGS)
 		MemoryContextDelete(batch->context);
 		first = false;
 	} while (!end);
-	PG_RETURN_NULL();
+	PG_RETURN_POINTER(NULL);
 }
 
 /* Those that publishers apply, by id. */

@@ -103,7 +103,7 @@ cqrs_sql_arg_oids(FunctionCallInfo fcinfo, int argno, const char *what, Oid **oi
 
 /* A procedure that commits as it goes can't be part of a transaction. */
 void
-cqrs_sql_refuse_atomic(FunctionCallInfo fcinfo, const char *what)
+cqrs_sql_arg_refuse_atomic(FunctionCallInfo fcinfo, const char *what)
 {
 	if (fcinfo->context == NULL || !IsA(fcinfo->context, CallContext) ||
 		castNode(CallContext, fcinfo->context)->atomic)

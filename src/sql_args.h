@@ -15,6 +15,6 @@ extern const char *cqrs_sql_arg_text(FunctionCallInfo fcinfo, int argno, const c
 extern Datum cqrs_sql_arg_filter(FunctionCallInfo fcinfo, int argno, const char *what,
 								 bool *given);
 extern int	cqrs_sql_arg_oids(FunctionCallInfo fcinfo, int argno, const char *what, Oid **oids);
-extern void cqrs_sql_refuse_atomic(FunctionCallInfo fcinfo, const char *what);
+extern void cqrs_sql_arg_refuse_atomic(FunctionCallInfo fcinfo, const char *what);
 
 #endif							/* CQRS_SQL_ARGS_H */

@@ -71,7 +71,7 @@ cqrs_sql_catch_up(PG_FUNCTION_ARGS)
 {
 	Drive		drive;
 
-	cqrs_sql_refuse_atomic(fcinfo, "cqrs.catch_up");
+	cqrs_sql_arg_refuse_atomic(fcinfo, "cqrs.catch_up");
 	drive_begin(&drive);
 	if (PG_ARGISNULL(0))
 	{
@@ -118,7 +118,7 @@ cqrs_sql_rebuild_projection(PG_FUNCTION_ARGS)
 				 errmsg("rebuilding online is not supported yet"),
 				 errhint("CALL cqrs.rebuild_projection(%s, online => false); empties and refills the read tables in place.",
 						 quote_literal_cstr(name))));
-	cqrs_sql_refuse_atomic(fcinfo, "cqrs.rebuild_projection");
+	cqrs_sql_arg_refuse_atomic(fcinfo, "cqrs.rebuild_projection");
 
 	drive_begin(&drive);
 	projection = cqrs_projection_find(name, false);
