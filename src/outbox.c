@@ -584,7 +584,6 @@ cqrs_outbox_read_inserted(CqrsBatch *batch, TriggerData *trigdata, CqrsReadLimit
 	TupleTableSlot *slot = MakeSingleTupleTableSlot(desc, &TTSOpsMinimalTuple);
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "cqrs_views row",
 												  ALLOCSET_DEFAULT_SIZES);
-	MemoryContext old = MemoryContextSwitchTo(context);
 	int			attnum[CQRS_EVENT_NCOLUMNS];
 	int			xid_attnum = SPI_fnumber(desc, "xid");
 	bool		more = true;
@@ -599,15 +598,17 @@ cqrs_outbox_read_inserted(CqrsBatch *batch, TriggerData *trigdata, CqrsReadLimit
 		bool		nulls[CQRS_EVENT_NCOLUMNS];
 		bool		isnull;
 		Datum		stamp = slot_getattr(slot, xid_attnum, &isnull);
+		MemoryContext old;
 
 		if (!FullTransactionIdEquals(DatumGetFullTransactionId(stamp), xid))
 			continue;
 		for (int i = 0; i < CQRS_EVENT_NCOLUMNS; i++)
 			values[i] = slot_getattr(slot, attnum[i], &nulls[i]);
-		MemoryContextReset(context);
+		old = MemoryContextSwitchTo(context);
 		cqrs_event_batch_add(batch, values, nulls);
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(context);
 	}
-	MemoryContextSwitchTo(old);
 	ExecDropSingleTupleTableSlot(slot);
 	MemoryContextDelete(context);
 	cqrs_event_batch_sort(batch);
