@@ -1,0 +1,176 @@
+# Common set-up of the TAP tests.
+#
+# A "log projection" appends what it handles to its read table, in the order in which it handles it. So what
+# was lost, repeated or reordered can be counted by a query.
+
+package CqrsTest;
+
+use strict;
+use warnings FATAL => 'all';
+
+use Exporter 'import';
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+our @EXPORT = qw(
+  new_server create_database create_log_projection
+  publish unhandled repeated handled_once
+  worker_pids launcher_pid poll_ok wait_until_idle
+);
+
+# Makes and starts a server with the extension preloaded. Settings are given as name => value and replace
+# the ones from here; one of undef leaves it out.
+sub new_server
+{
+	my ($name, %settings) = @_;
+	my $node = PostgreSQL::Test::Cluster->new($name);
+	my %all = (
+		shared_preload_libraries => 'cqrs_views',
+		max_prepared_transactions => 20,
+		'cqrs_views.retry_delay' => '50ms',
+		'cqrs_views.max_retry_delay' => '500ms',
+		%settings);
+
+	$node->init(allows_streaming => delete $all{allows_streaming} // 0);
+	foreach my $setting (sort keys %all)
+	{
+		$node->append_conf('postgresql.conf', "$setting = '$all{$setting}'")
+		  if defined $all{$setting};
+	}
+	$node->start;
+	return $node;
+}
+
+# Makes a database that has the extension; "postgres" is there already.
+sub create_database
+{
+	my ($node, $database) = @_;
+
+	$node->safe_psql('postgres', "CREATE DATABASE $database")
+	  if $database ne 'postgres';
+	$node->safe_psql($database, 'CREATE EXTENSION cqrs_views');
+	return;
+}
+
+# Makes a log projection with the read table NAME_log. Options: kind (event or batch), setup (SQL to run
+# before, in plpgsql, for each event or batch), arguments (of cqrs.create_projection, as SQL).
+sub create_log_projection
+{
+	my ($node, $database, $name, %options) = @_;
+	my $kind = $options{kind} // 'event';
+	my $first = $options{first} // '';
+	my $arguments = $options{arguments} ? ", $options{arguments}" : '';
+	my %handler = (
+		event => "${name}_handle(e cqrs.event) RETURNS void LANGUAGE plpgsql AS \$\$
+			BEGIN
+				$first
+				INSERT INTO ${name}_log (position, key, version)
+				VALUES (e.position, e.aggregate_id, e.aggregate_version);
+			END \$\$",
+		batch => "${name}_handle() RETURNS trigger LANGUAGE plpgsql AS \$\$
+			BEGIN
+				$first
+				INSERT INTO ${name}_log (position, key, version)
+				SELECT e.position, e.aggregate_id, e.aggregate_version FROM events e;
+				RETURN NULL;
+			END \$\$");
+	my $signature = $kind eq 'event' ? 'cqrs.event' : '';
+
+	$node->safe_psql(
+		$database, qq{
+		CREATE TABLE ${name}_log (
+			seq bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+			position bigint NOT NULL, key text NOT NULL, version bigint);
+		CREATE FUNCTION $handler{$kind};
+		SELECT cqrs.create_projection('$name', '${name}_handle($signature)', '{${name}_log}'$arguments);
+	});
+	return;
+}
+
+# Publishes events of one aggregate, in one transaction.
+sub publish
+{
+	my ($node, $database, $events) = @_;
+
+	$node->safe_psql($database,
+		"SELECT cqrs.publish('Thing', 'a', 'Happened') FROM generate_series(1, $events)");
+	return;
+}
+
+# A query for the number of events that a log projection has not handled.
+sub unhandled
+{
+	my ($name) = @_;
+
+	return "SELECT count(*) FROM cqrs.outbox o
+		WHERE NOT EXISTS (SELECT FROM ${name}_log l WHERE l.position = o.position)";
+}
+
+# A query for the number of events that it has handled again, or that there are not.
+sub repeated
+{
+	my ($name) = @_;
+
+	return "SELECT count(*) - count(DISTINCT o.position)
+		FROM ${name}_log l LEFT JOIN cqrs.outbox o ON o.position = l.position";
+}
+
+# Tests that a log projection handles all events that are there now, each of them once.
+sub handled_once
+{
+	my ($node, $database, $name, $what) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	my $handled = $node->poll_query_until($database, unhandled($name), 0);
+	my $again = $node->safe_psql($database, repeated($name));
+	return ok($handled && $again eq '0', "$what: each event handled once")
+	  || diag("repeated: $again; status: "
+		  . $node->safe_psql($database, 'SELECT s FROM cqrs.projection_status s'));
+}
+
+# The process ids of a database's workers.
+sub worker_pids
+{
+	my ($node, $database) = @_;
+
+	return split /\n/,
+	  $node->safe_psql(
+		'postgres', "SELECT pid FROM pg_stat_activity
+			WHERE backend_type = 'cqrs_views worker' AND datname = '$database' ORDER BY pid");
+}
+
+# The process id of the launcher, once there is one.
+sub launcher_pid
+{
+	my ($node) = @_;
+	my $query = "FROM pg_stat_activity WHERE backend_type = 'cqrs_views launcher'";
+
+	$node->poll_query_until('postgres', "SELECT count(*) = 1 $query")
+	  or die 'there is no launcher';
+	return $node->safe_psql('postgres', "SELECT pid $query");
+}
+
+# Tests that a query comes to return a value, t if none is given.
+sub poll_ok
+{
+	my ($node, $database, $query, $what, $expected) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	return ok($node->poll_query_until($database, $query, $expected // 't'), $what);
+}
+
+# Waits until a database has a worker that has nothing to do.
+sub wait_until_idle
+{
+	my ($node, $database) = @_;
+
+	$node->poll_query_until(
+		'postgres', "SELECT count(*) > 0 FROM pg_stat_activity
+			WHERE backend_type = 'cqrs_views worker' AND datname = '$database'
+			AND state = 'idle'")
+	  or die "database $database has no idle worker";
+	return;
+}
+
+1;
