@@ -158,7 +158,6 @@ CREATE TABLE cqrs.checkpoint (
 	last_position bigint NOT NULL DEFAULT 0,
 	events_processed bigint NOT NULL DEFAULT 0,
 	batches bigint NOT NULL DEFAULT 0,
-	processed_at timestamptz,
 	CONSTRAINT checkpoint_pkey PRIMARY KEY (projection)
 ) WITH (fillfactor = 10, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 COMMENT ON TABLE cqrs.checkpoint IS

@@ -41,7 +41,8 @@ typedef struct PassGroup
 	CqrsCheckpoint *checkpoints[CQRS_CATCHUP_MAX_PROJECTIONS];
 } PassGroup;
 
-static int	catchup_lock(CqrsMember *members, int nmembers, bool wait, PassGroup *groups);
+static int	catchup_lock(CqrsMember *members, int nmembers, bool wait, CqrsErrorPolicy policy,
+						 PassGroup *groups);
 static bool catchup_group(PassGroup *group, Datum current, bool small_only, CqrsErrorPolicy policy);
 static CqrsReadLimit catchup_limit(const PassGroup *group);
 static bool catchup_read(CqrsBatch *batch, CqrsCheckpoint *next, Datum current,
@@ -51,6 +52,8 @@ static void catchup_member(CqrsMember *member, CqrsProjection *projection,
 						   CqrsBatch *batch, CqrsErrorPolicy policy);
 static void catchup_failed(CqrsMember *member, CqrsProjection *projection,
 						   CqrsErrorPolicy policy);
+static void catchup_foreign(CqrsMember *member, const CqrsCheckpoint *checkpoint,
+							CqrsErrorPolicy policy);
 static void catchup_arrived(CqrsMember *member, CqrsProjection *projection);
 
 /*
@@ -71,7 +74,7 @@ cqrs_catchup_pass(CqrsMember *members, int nmembers, bool wait, CqrsErrorPolicy 
 	Assert(XactIsoLevel == XACT_READ_COMMITTED);
 
 	/* the locks first, then the snapshot: what others did before is in it */
-	ngroups = catchup_lock(members, nmembers, wait, groups);
+	ngroups = catchup_lock(members, nmembers, wait, policy, groups);
 	if (ngroups == 0)
 		return;
 	current = cqrs_checkpoint_current_snapshot();
@@ -85,7 +88,8 @@ cqrs_catchup_pass(CqrsMember *members, int nmembers, bool wait, CqrsErrorPolicy 
  * their checkpoints and group them. Returns the number of groups.
  */
 static int
-catchup_lock(CqrsMember *members, int nmembers, bool wait, PassGroup *groups)
+catchup_lock(CqrsMember *members, int nmembers, bool wait, CqrsErrorPolicy policy,
+			 PassGroup *groups)
 {
 	int			ngroups = 0;
 	bool		any = false;
@@ -125,6 +129,11 @@ catchup_lock(CqrsMember *members, int nmembers, bool wait, PassGroup *groups)
 		checkpoint = cqrs_checkpoint_read(member->projection);
 		if (checkpoint == NULL)
 			elog(ERROR, "projection %d has no checkpoint", member->projection);
+		if (checkpoint->foreign)
+		{
+			catchup_foreign(member, checkpoint, policy);
+			continue;
+		}
 		while (group < groups + ngroups &&
 			   !cqrs_checkpoint_equal(group->checkpoint, checkpoint))
 			group++;
@@ -306,6 +315,29 @@ catchup_failed(CqrsMember *member, CqrsProjection *projection, CqrsErrorPolicy p
 						 quote_literal_cstr(name)),
 				 errhidestmt(true)));
 	}
+}
+
+/* A checkpoint that can't be gone on from stops its projection. */
+static void
+catchup_foreign(CqrsMember *member, const CqrsCheckpoint *checkpoint, CqrsErrorPolicy policy)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	/* nothing to roll back: it looks at the checkpoint only */
+	PG_TRY();
+	{
+		cqrs_checkpoint_refuse_foreign(checkpoint);
+	}
+	PG_CATCH();
+	{
+		if (policy == CQRS_ERROR_THROW)
+			PG_RE_THROW();
+		MemoryContextSwitchTo(context);
+		member->error = CopyErrorData();
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	catchup_failed(member, cqrs_projection_get(member->projection), policy);
 }
 
 /* A projection has read all there was: what it was catching up for can follow. */

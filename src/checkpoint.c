@@ -47,8 +47,8 @@ static HTAB *places = NULL;
 
 #define CHECKPOINT_COLUMNS \
 	"c.projection, c.ctid, c.done, c.target, c.low, c.high, c.last_position," \
-	" c.events_processed, c.batches, c.processed_at," \
-	" c.incarnation = (SELECT i.id FROM cqrs.incarnation AS i)"
+	" c.events_processed, c.batches," \
+	" c.incarnation <> (SELECT i.id FROM cqrs.incarnation AS i)"
 
 /* a snapshot on its way out of a query */
 typedef struct SnapshotResult
@@ -62,7 +62,6 @@ typedef struct RowResult
 {
 	MemoryContext context;
 	CqrsCheckpoint *checkpoint;
-	bool		same_incarnation;
 } RowResult;
 
 static CqrsCheckpoint *checkpoint_read(int32 projection, bool latest);
@@ -106,6 +105,21 @@ cqrs_checkpoint_peek(int32 projection)
 	return checkpoint_read(projection, true);
 }
 
+/*
+ * Throw where the checkpoint was made under other transaction ids than this
+ * database's, that is, restored from a dump.
+ */
+void
+cqrs_checkpoint_refuse_foreign(const CqrsCheckpoint *checkpoint)
+{
+	if (checkpoint->foreign)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the checkpoint and the events were restored from a dump"),
+				 errdetail("Their transaction ids mean nothing in this database."),
+				 errhint("This release can't go on from a dump. Move the cluster with its transaction ids instead: pg_upgrade, pg_basebackup, or a standby.")));
+}
+
 /* Do two projections have exactly the same to do next? */
 bool
 cqrs_checkpoint_equal(const CqrsCheckpoint *a, const CqrsCheckpoint *b)
@@ -128,8 +142,7 @@ cqrs_checkpoint_advance(CqrsCheckpoint *checkpoint, int64 events)
 	static CqrsQuery query = {
 		.sql = "UPDATE cqrs.checkpoint SET done = $3, target = $4, low = $5, high = $6,"
 		" last_position = $7, events_processed = events_processed + $8,"
-		" batches = batches + CASE WHEN $8 > 0 THEN 1 ELSE 0 END,"
-		" processed_at = CASE WHEN $8 > 0 THEN clock_timestamp() ELSE processed_at END"
+		" batches = batches + CASE WHEN $8 > 0 THEN 1 ELSE 0 END"
 		" WHERE ctid = $1 AND projection = $2 RETURNING ctid",
 		.nargs = 8,
 		.argtypes = {TIDOID, INT4OID, PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, INT8OID,
@@ -308,12 +321,6 @@ checkpoint_read(int32 projection, bool latest)
 	}
 	if (result.checkpoint == NULL)
 		return NULL;
-	if (!result.same_incarnation)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("the checkpoint of projection %d was restored from a dump", projection),
-				 errdetail("Its transaction ids mean nothing in this cluster."),
-				 errhint("This release can't follow a dump; copy the cluster with its transaction ids instead (pg_basebackup, pg_upgrade).")));
 	checkpoint_place(projection, HASH_ENTER)->ctid = result.checkpoint->ctid;
 	return result.checkpoint;
 }
@@ -349,8 +356,7 @@ checkpoint_read_row(TupleTableSlot *slot, void *arg)
 	checkpoint->walk.last = DatumGetInt64(slot->tts_values[6]);
 	checkpoint->events_processed = DatumGetInt64(slot->tts_values[7]);
 	checkpoint->batches = DatumGetInt64(slot->tts_values[8]);
-	checkpoint->processed_at = slot->tts_isnull[9] ? 0 : DatumGetTimestampTz(slot->tts_values[9]);
-	result->same_incarnation = DatumGetBool(slot->tts_values[10]);
+	checkpoint->foreign = DatumGetBool(slot->tts_values[9]);
 	result->checkpoint = checkpoint;
 	MemoryContextSwitchTo(old);
 	return true;

@@ -113,6 +113,7 @@ cqrs_launcher_main(Datum arg)
 		{
 			ConfigReloadPending = false;
 			ProcessConfigFile(PGC_SIGHUP);
+			cqrs_shmem_launcher_remind();
 		}
 		MemoryContextSwitchTo(launcher_context);
 		if (last_discovery == 0 ||

@@ -32,6 +32,7 @@ cqrs_rebuild_start(CqrsProjection *projection)
 	CqrsUserContext user;
 	CqrsWriters writers;
 
+	cqrs_checkpoint_refuse_foreign(cqrs_checkpoint_peek(projection->id));
 	if (was_inline)
 		cqrs_mode_leave_inline(projection);
 	for (int i = 0; i < projection->nread_tables; i++)

@@ -36,6 +36,9 @@
 #define MAX_DATABASES 512
 #define MAX_SLEEPERS 8
 
+/* where databases share workers, a busy one keeps its worker for so long; ms */
+#define MIN_TURN 2000
+
 /* A database with projections, or one not yet looked into. */
 typedef struct DatabaseSlot
 {
@@ -67,6 +70,7 @@ typedef struct WorkerSlot
 	bool		idle;			/* sleeping; spinlock */
 	int			procno;			/* lock */
 	int			pid;			/* lock */
+	TimestampTz started;		/* lock */
 	slock_t		mutex;
 	TimestampTz since;			/* spinlock */
 	char		activity[CQRS_ACTIVITY_LEN];	/* spinlock */
@@ -208,6 +212,7 @@ cqrs_shmem_worker_attach(int worker)
 	{
 		slot->state = WORKER_RUNNING;
 		slot->pid = MyProcPid;
+		slot->started = GetCurrentTimestamp();
 		slot->procno = cqrs_compat_my_proc_number();
 		dboid = slot->dboid;
 		my_worker = slot;
@@ -439,21 +444,36 @@ cqrs_shmem_launcher_is_starting(int worker)
 }
 
 /*
- * Ask the worker that has been idle for longest to make room for another
- * database. Returns false if none is idle.
+ * Ask a worker to make room for another database: the one that has been idle for
+ * longest, or, if none is, the one that has had its turn for longest, provided
+ * that was long enough to be of use. Returns false if there is none.
  */
 bool
 cqrs_shmem_launcher_evict(Oid for_dboid)
 {
 	WorkerSlot *victim = NULL;
+	TimestampTz now = GetCurrentTimestamp();
 
 	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
 	for (int i = 0; i < shared->nworkers; i++)
 	{
 		WorkerSlot *worker = &shared->workers[i];
 
-		if (worker->state == WORKER_RUNNING && worker->dboid != for_dboid && worker->idle &&
-			!worker->stop && (victim == NULL || worker->since < victim->since))
+		if (worker->state != WORKER_RUNNING || worker->dboid == for_dboid)
+			continue;
+		if (worker->stop)
+		{
+			/* somebody is leaving already */
+			LWLockRelease(shared->lock);
+			return true;
+		}
+		if (!worker->idle &&
+			!TimestampDifferenceExceeds(worker->started, now, MIN_TURN))
+			continue;
+		if (victim == NULL || worker->idle > victim->idle ||
+			(worker->idle == victim->idle &&
+			 (worker->idle ? worker->since < victim->since :
+			  worker->started < victim->started)))
 			victim = worker;
 	}
 	if (victim != NULL)

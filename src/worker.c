@@ -78,6 +78,8 @@ typedef struct PassOutcome
 } PassOutcome;
 
 static HTAB *limits = NULL;
+static TimeoutId mate_timeout;
+static bool backlog = false;	/* did the latest pass leave something to do? */
 static bool mate_useful = false;
 
 static void worker_settings(void);
@@ -127,14 +129,12 @@ cqrs_worker_main(Datum arg)
 		proc_exit(0);
 	BackgroundWorkerInitializeConnectionByOid(dboid, InvalidOid, 0);
 	worker_settings();
-	RegisterTimeout(USER_TIMEOUT, mate_timeout_handler);
+	mate_timeout = RegisterTimeout(USER_TIMEOUT, mate_timeout_handler);
 
 	if (sigsetjmp(on_error, 1) != 0)
 	{
 		error_context_stack = NULL;
-		HOLD_INTERRUPTS();
 		worker_recover();
-		RESUME_INTERRUPTS();
 	}
 	PG_exception_stack = &on_error;
 	worker_loop();
@@ -196,7 +196,8 @@ worker_loop(void)
 			worker_switch(outcome.switching[i]);
 		if (outcome.worked)
 			last_work = GetCurrentTimestamp();
-		if (!outcome.more)
+		backlog = outcome.more;
+		if (!backlog)
 			worker_sleep(seen, outcome.next_retry_at);
 	}
 }
@@ -226,9 +227,9 @@ worker_pass(void)
 										nmembers > 1 ? " and others" : "");
 
 		worker_activity(activity, false);
-		enable_timeout_after(USER_TIMEOUT, MATE_AFTER);
+		enable_timeout_after(mate_timeout, MATE_AFTER);
 		cqrs_catchup_pass(members, nmembers, false, CQRS_ERROR_RETRY);
-		disable_timeout(USER_TIMEOUT, false);
+		disable_timeout(mate_timeout, false);
 	}
 	CommitTransactionCommand();
 
@@ -344,7 +345,7 @@ worker_must_leave(TimestampTz last_work)
 {
 	if (!cqrs_guc_enabled || cqrs_shmem_worker_told_to_stop())
 	{
-		cqrs_shmem_worker_leave(CQRS_DATABASE_REST);
+		cqrs_shmem_worker_leave(backlog ? CQRS_DATABASE_KEEP : CQRS_DATABASE_REST);
 		return true;
 	}
 	if (!cqrs_worker_database_is_wanted(MyDatabaseId))
@@ -379,11 +380,15 @@ worker_sleep(uint64 seen, TimestampTz next_retry_at)
 static void
 worker_recover(void)
 {
+	HOLD_INTERRUPTS();
 	disable_all_timeouts(false);
 	QueryCancelPending = false;
 	EmitErrorReport();
 	AbortOutOfAnyTransaction();
+	MemoryContextSwitchTo(TopMemoryContext);
 	FlushErrorState();
+	RESUME_INTERRUPTS();
+
 	cqrs_shmem_worker_awake();
 	worker_activity("pausing after an error", false);
 	(void) WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, CQRS_WORKER_POLL,
