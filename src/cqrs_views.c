@@ -19,6 +19,7 @@
 #include "launcher.h"
 #include "outbox.h"
 #include "projection.h"
+#include "read_table.h"
 #include "shmem.h"
 
 PG_MODULE_MAGIC;
@@ -28,6 +29,7 @@ _PG_init(void)
 {
 	cqrs_guc_define();
 	cqrs_outbox_init();
+	cqrs_read_table_init();
 	cqrs_projection_init();
 	cqrs_handler_init();
 	cqrs_handler_register(&cqrs_handler_event_kind);

@@ -6,13 +6,17 @@
  * statement and fires always, also for superusers, under
  * session_replication_role, for COPY, MERGE, TRUNCATE and for referential
  * actions. Logical replication calls row triggers only, so the other is for
- * each row and enabled for replicas only; it is an AFTER trigger because a
- * BEFORE ROW one would lock each row before its update. Both ask whether the
- * engine has opened the table: a list in this process's memory, nothing a
- * session could set.
+ * each inserted row and enabled for replicas only. Row triggers for UPDATE cost
+ * each update a fetch of its old row, disabled or not (a tenth of what a handler
+ * can do); so for the rest a projection refuses to go on once its table is part
+ * of a subscription. The triggers ask whether the engine has opened the table: a
+ * list in this process's memory, nothing a session could set.
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/htup_details.h"
+#include "access/stratnum.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/catalog.h"
@@ -22,6 +26,7 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_inherits.h"
+#include "catalog/pg_subscription_rel.h"
 #include "catalog/pg_trigger.h"
 #include "commands/extension.h"
 #include "commands/tablecmds.h"
@@ -31,8 +36,11 @@
 #include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
+#include "utils/syscache.h"
 
 #include "compat.h"
 #include "query.h"
@@ -43,8 +51,23 @@
 
 static CqrsWriters writers = {NULL, 0};
 
+/* does pg_subscription_rel have rows? kept until it changes */
+static bool subscriptions_known = false;
+static bool subscriptions_exist = false;
+
+static void read_table_subscription_callback(Datum arg, int cacheid, uint32 hashvalue);
+static void read_table_refuse_subscription(Oid relid);
+static bool read_table_find_subscription(Oid relid);
 static void read_table_add_trigger(Oid relid, const char *name, bool row, int16 events,
 								   char fires_when);
+
+/* Called once per process, from _PG_init. */
+void
+cqrs_read_table_init(void)
+{
+	CacheRegisterSyscacheCallback(SUBSCRIPTIONRELMAP, read_table_subscription_callback,
+								  (Datum) 0);
+}
 
 /*
  * Throw unless relid can be a read table of owner's projection.
@@ -89,6 +112,7 @@ cqrs_read_table_check(Oid relid, Oid owner)
 				 errhint("The owner of a projection owns its read tables: ALTER TABLE %s OWNER TO %s;",
 						 quote_identifier(relname),
 						 quote_identifier(GetUserNameFromId(owner, false)))));
+	read_table_refuse_subscription(relid);
 }
 
 /* The cheap part of the check, for each batch: it is there, and still owner's. */
@@ -98,6 +122,7 @@ cqrs_read_table_verify(Oid relid, Oid owner)
 	if (get_rel_relkind(relid) != RELKIND_RELATION ||
 		!cqrs_compat_class_ownercheck(relid, owner))
 		cqrs_read_table_check(relid, owner);
+	read_table_refuse_subscription(relid);
 }
 
 /*
@@ -113,8 +138,7 @@ cqrs_read_table_guard(Oid relid)
 						   TRIGGER_TYPE_DELETE | TRIGGER_TYPE_TRUNCATE,
 						   TRIGGER_FIRES_ALWAYS);
 	read_table_add_trigger(relid, ROW_GUARD, true,
-						   TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE | TRIGGER_TYPE_DELETE,
-						   TRIGGER_FIRES_ON_REPLICA);
+						   TRIGGER_TYPE_INSERT, TRIGGER_FIRES_ON_REPLICA);
 }
 
 /*
@@ -205,6 +229,48 @@ cqrs_read_table_is_open(Oid relid)
 		if (writers.relids[i] == relid)
 			return true;
 	return false;
+}
+
+static void
+read_table_subscription_callback(Datum arg, int cacheid, uint32 hashvalue)
+{
+	subscriptions_known = false;
+}
+
+/* Throw where a subscription writes, or will write, to the table. */
+static void
+read_table_refuse_subscription(Oid relid)
+{
+	if (!subscriptions_known)
+	{
+		subscriptions_exist = read_table_find_subscription(InvalidOid);
+		subscriptions_known = true;
+	}
+	if (subscriptions_exist && read_table_find_subscription(relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_IN_USE),
+				 errmsg("read table \"%s\" is part of a subscription", get_rel_name(relid)),
+				 errdetail("What is replicated into it does not come from events."),
+				 errhint("Take it out of the publication and ALTER SUBSCRIPTION … REFRESH PUBLICATION; then rebuild the projection.")));
+}
+
+/* Is the table, or with InvalidOid any, part of a subscription? */
+static bool
+read_table_find_subscription(Oid relid)
+{
+	Relation	rel = table_open(SubscriptionRelRelationId, AccessShareLock);
+	ScanKeyData key;
+	SysScanDesc scan;
+	bool		found;
+
+	ScanKeyInit(&key, Anum_pg_subscription_rel_srrelid, BTEqualStrategyNumber, F_OIDEQ,
+				ObjectIdGetDatum(relid));
+	scan = systable_beginscan(rel, SubscriptionRelSrrelidSrsubidIndexId, true, NULL,
+							  OidIsValid(relid) ? 1 : 0, &key);
+	found = HeapTupleIsValid(systable_getnext(scan));
+	systable_endscan(scan);
+	table_close(rel, AccessShareLock);
+	return found;
 }
 
 static void

@@ -7,6 +7,7 @@
 
 #include "nodes/pg_list.h"
 
+extern void cqrs_read_table_init(void);
 extern void cqrs_read_table_check(Oid relid, Oid owner);
 extern void cqrs_read_table_verify(Oid relid, Oid owner);
 extern void cqrs_read_table_guard(Oid relid);
