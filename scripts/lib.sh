@@ -38,7 +38,7 @@ server_user=
 switch_user=()
 libpq_dir=
 job=
-background_pids=()
+background_jobs=()
 
 # ---------------------------------------------------------------------------------------------------------
 # Messages
@@ -259,6 +259,28 @@ run_job() {
 	return "$status"
 }
 
+# Starts a command as a job of its own, in the background, and sets started to its process id for wait. When
+# the script ends, so do the job and all its children.
+start_job() {
+	set -m
+	"$@" &
+	started=$!
+	set +m
+	background_jobs+=("$started")
+}
+
+# Ends a job with all its children: asks, and after ten seconds insists.
+end_group() {
+	local tries
+
+	kill -TERM -- "-$1" 2>/dev/null || return 0
+	for ((tries = 0; tries < 100; tries++)); do
+		kill -0 -- "-$1" 2>/dev/null || return 0
+		sleep 0.1
+	done
+	kill -KILL -- "-$1" 2>/dev/null || true
+}
+
 # At the script's end: stops what was started and removes the temporary folder. A script that has something
 # to say about an untimely end defines a function before_clean_up, which gets the exit status.
 clean_up() {
@@ -267,16 +289,13 @@ clean_up() {
 	trap '' HUP INT TERM
 	trap - EXIT
 	if [ -n "$job" ]; then
-		kill -TERM -- "-$job" 2>/dev/null || true
-		wait "$job" 2>/dev/null || true
+		end_group "$job"
 	fi
 	if declare -F before_clean_up >/dev/null; then
 		before_clean_up "$status"
 	fi
-	for pid in "${background_pids[@]}"; do
-		if kill "$pid" 2>/dev/null; then
-			wait "$pid" 2>/dev/null || true
-		fi
+	for pid in "${background_jobs[@]}"; do
+		end_group "$pid"
 	done
 	if [ -n "$workspace" ] && [ -z "$keep_workspace" ]; then
 		stop_all_servers
