@@ -393,8 +393,8 @@ build_extension() {
 	local log=$workspace/build.log
 
 	say "Building cqrs_views"
-	if ! run_job "$log" run_make -j "$(getconf _NPROCESSORS_ONLN)" "$@" ||
-		! run_job "$log" run_make "$@" install; then
+	if ! run_job "$log" run_make -s -j "$(getconf _NPROCESSORS_ONLN)" "$@" ||
+		! run_job "$log" run_make -s "$@" install; then
 		cat "$log" >&2
 		die "the build failed"
 	fi
