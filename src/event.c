@@ -269,6 +269,10 @@ key_raw_parse(const char *sql)
 		expected->targetList = select->targetList;
 		expected->limitOption = select->limitOption;
 	}
+	/* "*" is no expression, and transformExpr relies on that */
+	if (target && IsA(target->val, ColumnRef) &&
+		IsA(llast(((ColumnRef *) target->val)->fields), A_Star))
+		target = NULL;
 	if (target == NULL || target->name != NULL || IsA(target->val, SetToDefault) ||
 		!equal(select, expected))
 		ereport(ERROR,
@@ -302,7 +306,7 @@ key_check(ParseState *pstate, Node *node)
 	Node	   *result;
 
 	if (pstate->p_hasSubLinks || pstate->p_hasAggs || pstate->p_hasWindowFuncs ||
-		pstate->p_hasTargetSRFs)
+		expression_returns_set(node))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
 				 errmsg("a key can't contain subqueries, aggregates, window functions or set-returning functions")));

@@ -143,7 +143,7 @@ cqrs_handler_resolve(CqrsProjection *projection)
 				(errcode(ERRCODE_UNDEFINED_FUNCTION),
 				 errmsg("handler %s of projection \"%s\" does not exist",
 						projection->handler, NameStr(projection->name)),
-				 errhint("Create it again, or name another with cqrs.alter_projection(…, handler => …); then SELECT cqrs.resume_projection(%s);",
+				 errhint("Create it again, or name another with cqrs.alter_projection(..., handler => ...); then SELECT cqrs.resume_projection(%s);",
 						 quote_literal_cstr(NameStr(projection->name)))));
 	if (strcmp(cqrs_handler_classify(function)->name, projection->kind) != 0)
 		ereport(ERROR,

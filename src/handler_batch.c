@@ -32,6 +32,9 @@
 
 #define TRANSITION_TABLE "events"
 
+/* what a tuplestore needs for a tuple besides the tuple, amply; bytes */
+#define STORE_OVERHEAD 128
+
 static bool handler_batch_matches(Oid function);
 static void handler_batch_apply(CqrsHandlerCall *call);
 static Oid	size_class(int nevents);
@@ -61,8 +64,13 @@ handler_batch_apply(CqrsHandlerCall *call)
 	PgStat_FunctionCallUsage usage;
 	Trigger		trigger = {0};
 	TriggerData trigdata = {.type = T_TriggerData};
-	Tuplestorestate *store = tuplestore_begin_heap(false, false, work_mem);
+	Tuplestorestate *store;
+	Size		bytes = 0;
 
+	/* the batch is in memory already: a copy of it may be, too */
+	for (int i = 0; i < call->nevents; i++)
+		bytes += call->events[i]->tuple->t_len + STORE_OVERHEAD;
+	store = tuplestore_begin_heap(false, false, Max(work_mem, (int) (bytes / 1024 + 1)));
 	for (int i = 0; i < call->nevents; i++)
 		tuplestore_puttuple(store, call->events[i]->tuple);
 

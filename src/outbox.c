@@ -85,6 +85,7 @@ static bool outbox_add_row(TupleTableSlot *slot, void *arg);
 static bool outbox_read_first(TupleTableSlot *slot, void *arg);
 static bool outbox_read_pending(TupleTableSlot *slot, void *arg);
 static Datum snapshot_xmax(Datum snapshot);
+static Datum snapshot_xmin(Datum snapshot);
 static bool snapshot_has_xip(Datum snapshot);
 static bool snapshot_is_empty(Datum snapshot);
 
@@ -178,7 +179,17 @@ cqrs_outbox_publish(Datum *values, const char *nulls)
 		TIMESTAMPTZOID}
 	};
 	Datum		position = Int64GetDatum(0);
+	Oid			relid = cqrs_query_relation("outbox", false);
 
+	/* for a hint; the statement checks it column by column */
+	if (pg_class_aclcheck(relid, GetUserId(), ACL_INSERT) != ACLCHECK_OK &&
+		pg_attribute_aclcheck(relid, get_attnum(relid, "aggregate_type"), GetUserId(),
+							  ACL_INSERT) != ACLCHECK_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for table cqrs.outbox"),
+				 errhint("SELECT cqrs.grant_publish(%s);",
+						 quote_literal_cstr(quote_identifier(GetUserNameFromId(GetUserId(), false))))));
 	cqrs_query_run(&query, values, nulls, outbox_read_first, &position);
 	return DatumGetInt64(position);
 }
@@ -300,10 +311,10 @@ cqrs_outbox_read_walk(CqrsBatch *batch, const CqrsWalk *walk, CqrsReadLimit limi
 	static CqrsQuery later = {
 		.sql = "SELECT " CQRS_EVENT_COLUMN_LIST " FROM cqrs.outbox"
 		" WHERE position > $1 AND position <= $2 AND xid >= $3 AND xid < $4"
-		" AND pg_visible_in_snapshot(xid, $5) ORDER BY position LIMIT $6",
+		" AND (xid < $7 OR pg_visible_in_snapshot(xid, $5)) ORDER BY position LIMIT $6",
 		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_INDEXED,
-		.nargs = 6,
-		.argtypes = {INT8OID, INT8OID, XID8OID, XID8OID, PG_SNAPSHOTOID, INT8OID}
+		.nargs = 7,
+		.argtypes = {INT8OID, INT8OID, XID8OID, XID8OID, PG_SNAPSHOTOID, INT8OID, XID8OID}
 	};
 	static CqrsQuery in_flight = {
 		.sql = "SELECT " CQRS_EVENT_COLUMN_LIST
@@ -317,7 +328,7 @@ cqrs_outbox_read_walk(CqrsBatch *batch, const CqrsWalk *walk, CqrsReadLimit limi
 	};
 	ReadState	state = {.batch = batch,.limit = limit};
 	int64		end = PG_INT64_MAX; /* read completely up to here */
-	Datum		args[6];
+	Datum		args[7];
 	int			keep;
 
 	args[0] = Int64GetDatum(Max(walk->last, walk->low - 1));
@@ -326,6 +337,7 @@ cqrs_outbox_read_walk(CqrsBatch *batch, const CqrsWalk *walk, CqrsReadLimit limi
 	args[3] = snapshot_xmax(walk->target);
 	args[4] = walk->target;
 	args[5] = Int64GetDatum((int64) limit.events + 1);
+	args[6] = snapshot_xmin(walk->target);
 	cqrs_query_run(&later, args, NULL, outbox_add_row, &state);
 	if (state.cut)
 		end = batch->events[batch->nevents - 1].position;
@@ -710,13 +722,19 @@ snapshot_xmax(Datum snapshot)
 	return DirectFunctionCall1(pg_snapshot_xmax, snapshot);
 }
 
+/* the lowest transaction id that was in progress when it was taken */
+static Datum
+snapshot_xmin(Datum snapshot)
+{
+	return DirectFunctionCall1(pg_snapshot_xmin, snapshot);
+}
+
+/* Was any transaction in flight when it was taken? */
 static bool
 snapshot_has_xip(Datum snapshot)
 {
-	FullTransactionId xmin = DatumGetFullTransactionId(DirectFunctionCall1(pg_snapshot_xmin,
-																		   snapshot));
-
-	return FullTransactionIdPrecedes(xmin, DatumGetFullTransactionId(snapshot_xmax(snapshot)));
+	return FullTransactionIdPrecedes(DatumGetFullTransactionId(snapshot_xmin(snapshot)),
+									 DatumGetFullTransactionId(snapshot_xmax(snapshot)));
 }
 
 /* Is nothing at all visible in it? Real ones begin at FirstNormalTransactionId. */

@@ -179,7 +179,9 @@ cqrs_projection_check_owner(const CqrsProjection *projection)
 	if (!has_privs_of_role(GetUserId(), projection->owner))
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("must be owner of projection \"%s\"", NameStr(projection->name))));
+				 errmsg("must be owner of projection \"%s\"", NameStr(projection->name)),
+				 errhint("SET ROLE %s;",
+						 quote_identifier(GetUserNameFromId(projection->owner, false)))));
 }
 
 /* --------------------------------------------------------------- changes */

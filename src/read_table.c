@@ -83,9 +83,10 @@ cqrs_read_table_check(Oid relid, Oid owner)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("read table with OID %u does not exist", relid),
-				 errhint("Create it again and drop and create the projection, or only drop the projection: SELECT cqrs.drop_projection(…);")));
+				 errhint("If it was dropped, its projection has nothing to maintain: drop that too, with cqrs.drop_projection.")));
 	if (get_rel_relkind(relid) != RELKIND_RELATION || get_rel_relispartition(relid) ||
-		has_superclass(relid) || has_subclass(relid))
+		has_superclass(relid) ||
+		(has_subclass(relid) && find_inheritance_children(relid, NoLock) != NIL))
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" can't be a read table", relname),
@@ -251,7 +252,7 @@ read_table_refuse_subscription(Oid relid)
 				(errcode(ERRCODE_OBJECT_IN_USE),
 				 errmsg("read table \"%s\" is part of a subscription", get_rel_name(relid)),
 				 errdetail("What is replicated into it does not come from events."),
-				 errhint("Take it out of the publication and ALTER SUBSCRIPTION … REFRESH PUBLICATION; then rebuild the projection.")));
+				 errhint("Take it out of the publication and ALTER SUBSCRIPTION ... REFRESH PUBLICATION; then rebuild the projection.")));
 }
 
 /* Is the table, or with InvalidOid any, part of a subscription? */

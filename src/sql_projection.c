@@ -116,8 +116,11 @@ cqrs_sql_create_projection(PG_FUNCTION_ARGS)
 		columns.batch_size = PG_GETARG_INT32(CREATE_BATCH_SIZE);
 		check_batch_size(columns.batch_size);
 	}
-	if (!PG_ARGISNULL(CREATE_SEGMENTS))
-		check_segments(PG_GETARG_INT32(CREATE_SEGMENTS));
+	if (PG_ARGISNULL(CREATE_SEGMENTS))
+		ereport(ERROR,
+				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
+				 errmsg("segments must not be null")));
+	check_segments(PG_GETARG_INT32(CREATE_SEGMENTS));
 
 	cqrs_handler_check_rights(handler, columns.owner);
 	cqrs_outbox_check_rights(columns.owner, columns.mode == CQRS_MODE_INLINE);
