@@ -309,7 +309,11 @@ worker_switch(int32 projection)
 {
 	worker_activity("switching a projection to inline", false);
 	StartTransactionCommand();
+
+	/* SPI wants one from whoever has no portal; each step takes its own */
+	PushActiveSnapshot(GetTransactionSnapshot());
 	(void) cqrs_mode_enter_inline(projection, CQRS_ERROR_RETRY);
+	PopActiveSnapshot();
 	CommitTransactionCommand();
 	cqrs_shmem_announce();
 }
