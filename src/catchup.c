@@ -6,7 +6,8 @@
  * stand at the same checkpoint share a fetch; those that do not still share the
  * pass's snapshot, so that once they have caught up they stand at the same
  * checkpoint. A backlog larger than one batch is taken by itself, one batch to
- * a pass: projections that have caught up must not wait for it.
+ * a pass: projections that have caught up must not wait for it, and it must not
+ * wait for them for ever, so the two take turns.
  *
  * For an inline projection the publishers have applied the events; the pass
  * moves its checkpoint, counts, and sends the notifications.
@@ -43,6 +44,7 @@ typedef struct PassGroup
 
 static int	catchup_lock(CqrsMember *members, int nmembers, bool wait, CqrsErrorPolicy policy,
 						 PassGroup *groups);
+static int	catchup_turn(const PassGroup *groups, int ngroups);
 static bool catchup_group(PassGroup *group, Datum current, bool small_only, CqrsErrorPolicy policy);
 static CqrsReadLimit catchup_limit(const PassGroup *group);
 static bool catchup_read(CqrsBatch *batch, CqrsCheckpoint *next, Datum current,
@@ -67,6 +69,7 @@ cqrs_catchup_pass(CqrsMember *members, int nmembers, bool wait, CqrsErrorPolicy 
 {
 	PassGroup	   *groups = palloc(nmembers * sizeof(PassGroup));
 	int			ngroups;
+	int			turn;
 	bool		found = false;
 	Datum		current;
 
@@ -78,8 +81,17 @@ cqrs_catchup_pass(CqrsMember *members, int nmembers, bool wait, CqrsErrorPolicy 
 	if (ngroups == 0)
 		return;
 	current = cqrs_checkpoint_current_snapshot();
+	turn = catchup_turn(groups, ngroups);
+	if (turn >= 0)
+		(void) catchup_group(&groups[turn], current, false, policy);
 	for (int i = 0; i < ngroups; i++)
-		found |= catchup_group(&groups[i], current, found, policy);
+	{
+		if (turn < 0)
+			found |= catchup_group(&groups[i], current, found, policy);
+		else if (i != turn)
+			for (int j = 0; j < groups[i].nmembers; j++)
+				groups[i].members[j]->more = true;
+	}
 	PopActiveSnapshot();
 }
 
@@ -153,6 +165,17 @@ catchup_lock(CqrsMember *members, int nmembers, bool wait, CqrsErrorPolicy polic
 	return ngroups;
 }
 
+/* The first group with a member whose turn it is; -1 = none. */
+static int
+catchup_turn(const PassGroup *groups, int ngroups)
+{
+	for (int i = 0; i < ngroups; i++)
+		for (int j = 0; j < groups[i].nmembers; j++)
+			if (groups[i].members[j]->turn)
+				return i;
+	return -1;
+}
+
 /*
  * Process one batch of a group, or, with small_only, see that it is left for the
  * next pass if it is not small. Returns true if there was something.
@@ -172,6 +195,7 @@ catchup_group(PassGroup *group, Datum current, bool small_only, CqrsErrorPolicy 
 
 		member->nevents = batch->nevents;
 		member->more = postponed || next.frozen;
+		member->postponed = postponed;
 		if (moved)
 			catchup_member(member, group->projections[i], group->checkpoints[i], &next,
 						   batch, policy);

@@ -26,9 +26,11 @@ typedef struct CqrsMember
 {
 	int32		projection;		/* in: its id */
 	int			limit;			/* in: events to read at once; 0 = its batch_size */
+	bool		turn;			/* in: postponed in the last pass, so take it now */
 	bool		locked;			/* out: it took part */
 	int			nevents;		/* out: events read, wanted or not */
 	bool		more;			/* out: there is more to read */
+	bool		postponed;		/* out: a large batch gave way to small ones */
 	bool		wants_switch;	/* out: caught up, to become inline */
 	ErrorData  *error;			/* out: why it stopped, or will retry; or NULL */
 	TimestampTz next_retry_at;	/* out: 0 where it need not wait */

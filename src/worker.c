@@ -59,11 +59,12 @@
 #define QUICK 250				/* ms */
 #define SLOW 1000				/* ms */
 
-/* the size of a projection's next batch, as far as time is concerned */
+/* a projection's next batch, as far as time is concerned */
 typedef struct BatchLimit
 {
 	int32		projection;		/* hash key */
 	int			events;
+	bool		turn;			/* it was postponed: take it first */
 } BatchLimit;
 
 /* what a pass leaves to do */
@@ -72,6 +73,7 @@ typedef struct PassOutcome
 	bool		worked;			/* there were events */
 	bool		more;			/* go on at once */
 	bool		leave;			/* the extension is gone */
+	int			round;			/* passes it takes to look at all projections */
 	TimestampTz next_retry_at;	/* 0 = none */
 	int			nswitching;
 	int32		switching[CQRS_CATCHUP_MAX_PROJECTIONS];
@@ -85,7 +87,7 @@ static bool mate_useful = false;
 static void worker_settings(void);
 static void worker_loop(void);
 static PassOutcome worker_pass(void);
-static int	worker_choose(CqrsMember *members, CqrsProjection **projections);
+static int	worker_choose(CqrsMember *members, CqrsProjection **projections, int *round);
 static void worker_collect(PassOutcome *outcome, const CqrsMember *members, int nmembers,
 						   long duration);
 static void worker_switch(int32 projection);
@@ -170,10 +172,11 @@ static void
 worker_loop(void)
 {
 	TimestampTz last_work = GetCurrentTimestamp();
+	uint64		seen = 0;
+	int			passes_left = 0;	/* of a round */
 
 	for (;;)
 	{
-		uint64		seen;
 		PassOutcome outcome;
 
 		CHECK_FOR_INTERRUPTS();
@@ -185,7 +188,9 @@ worker_loop(void)
 		if (worker_must_leave(last_work))
 			return;
 
-		seen = cqrs_shmem_worker_look();
+		/* what is published later wakes, or starts another round */
+		if (passes_left == 0)
+			seen = cqrs_shmem_worker_look();
 		outcome = worker_pass();
 		if (outcome.leave)
 		{
@@ -196,9 +201,15 @@ worker_loop(void)
 			worker_switch(outcome.switching[i]);
 		if (outcome.worked)
 			last_work = GetCurrentTimestamp();
+		passes_left = (passes_left == 0 ? outcome.round : passes_left) - 1;
 		backlog = outcome.more;
-		if (!backlog)
+		if (backlog)
+			passes_left = 0;
+		else if (passes_left <= 0)
+		{
+			passes_left = 0;
 			worker_sleep(seen, outcome.next_retry_at);
+		}
 	}
 }
 
@@ -220,7 +231,7 @@ worker_pass(void)
 		outcome.leave = true;
 		return outcome;
 	}
-	nmembers = worker_choose(members, projections);
+	nmembers = worker_choose(members, projections, &outcome.round);
 	if (nmembers > 0)
 	{
 		char	   *activity = psprintf("processing %s%s", NameStr(projections[0]->name),
@@ -246,9 +257,10 @@ worker_pass(void)
 /*
  * Choose the projections of a pass: all that are active, where they are not too
  * many and this is the only worker; else a share of them, another one each time.
+ * Returns their number, and in *round that of the passes until all had a turn.
  */
 static int
-worker_choose(CqrsMember *members, CqrsProjection **projections)
+worker_choose(CqrsMember *members, CqrsProjection **projections, int *round)
 {
 	static int	start = 0;
 	List	   *active = NIL;
@@ -263,15 +275,20 @@ worker_choose(CqrsMember *members, CqrsProjection **projections)
 
 	n = (list_length(active) + nworkers - 1) / nworkers;
 	n = Min(n, CQRS_CATCHUP_MAX_PROJECTIONS);
+	*round = n == 0 ? 1 : (list_length(active) + n - 1) / n;
 	if (n < list_length(active))
-		start += n;
+		start = (start + n) % list_length(active);
 	for (int i = 0; i < n; i++)
 	{
+		BatchLimit *limit;
+
 		projections[i] = list_nth(active, (start + i) % list_length(active));
+		limit = worker_limit(projections[i]->id);
 		members[i] = (CqrsMember)
 		{
 			.projection = projections[i]->id,
-			.limit = worker_limit(projections[i]->id)->events
+			.limit = limit->events,
+			.turn = limit->turn
 		};
 	}
 	return n;
@@ -291,6 +308,7 @@ worker_collect(PassOutcome *outcome, const CqrsMember *members, int nmembers, lo
 			outcome->next_retry_at = member->next_retry_at;
 		if (!member->locked)
 			continue;
+		limit->turn = member->postponed;
 		outcome->worked |= member->nevents > 0;
 		outcome->more |= member->more;
 		if (member->wants_switch)
@@ -339,7 +357,10 @@ worker_limit(int32 projection)
 	}
 	limit = hash_search(limits, &projection, HASH_ENTER, &found);
 	if (!found)
+	{
 		limit->events = FIRST_LIMIT;
+		limit->turn = false;
+	}
 	return limit;
 }
 
