@@ -15,7 +15,7 @@ use Test::More;
 my $root = "$FindBin::Bin/..";
 my $data = $ENV{CQRS_DATA} || "$root/../shared/data";
 $data .= '/pnw_flights14_week1';
-plan skip_all => "the folder $data is absent" unless -d $data;
+plan skip_all => "real data is absent: there is no folder $data" unless -d $data;
 
 my @answers = qw(flight_status carrier_month origin_day_weather plane_summary);
 my $half = 6_000;    # of 11,959: amid the second day's flights
