@@ -66,8 +66,8 @@ SELECT * FROM shown() WHERE projection = 'b event';
 -- with odd elements
 SELECT cqrs.alter_projection('h nothing', event_types => ARRAY['', E'a,b "c" {d} \\ '' e']);
 SELECT event_types FROM cqrs.projection WHERE name = 'h nothing';
-SELECT cqrs.publish('', '', '') AS empty, cqrs.publish('Order', '1', E'a,b "c" {d} \\ '' e') AS odd;
 SELECT cqrs.alter_projection('h nothing', aggregate_types => '{}');
+SELECT cqrs.publish('', '', '') AS empty, cqrs.publish('Order', '1', E'a,b "c" {d} \\ '' e') AS odd;
 CALL cqrs.catch_up('h nothing');
 SELECT * FROM shown() WHERE projection = 'h nothing';
 SELECT cqrs.alter_projection('h nothing', event_types => ARRAY['a', NULL]); \echo :SQLSTATE
