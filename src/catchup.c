@@ -278,6 +278,7 @@ catchup_member(CqrsMember *member, CqrsProjection *projection, CqrsCheckpoint *c
 		cqrs_apply_run(projection, batch, &applied, call_handler);
 	else if (applied.nevents > 0)
 		member->error = cqrs_apply_contained(projection, batch, &applied, call_handler);
+	member->duration = TimestampDifferenceMilliseconds(started, GetCurrentTimestamp());
 	if (member->error != NULL)
 	{
 		member->more = false;
@@ -294,13 +295,12 @@ catchup_member(CqrsMember *member, CqrsProjection *projection, CqrsCheckpoint *c
 	if (projection->retries > 0)
 		cqrs_projection_record_recovery(projection->id);
 
-	if (cqrs_guc_log_min_batch_duration >= 0 &&
-		TimestampDifferenceExceeds(started, GetCurrentTimestamp(),
-								   cqrs_guc_log_min_batch_duration))
+	if (cqrs_guc_log_min_batch_duration >= 0 && applied.nevents > 0 &&
+		member->duration >= cqrs_guc_log_min_batch_duration)
 		ereport(LOG,
 				(errmsg("projection \"%s\": %d events up to position " INT64_FORMAT " in %ld ms",
 						NameStr(projection->name), applied.nevents, next->walk.last,
-						TimestampDifferenceMilliseconds(started, GetCurrentTimestamp())),
+						member->duration),
 				 errhidestmt(true)));
 }
 

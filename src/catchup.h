@@ -29,6 +29,7 @@ typedef struct CqrsMember
 	bool		turn;			/* in: postponed in the last pass, so take it now */
 	bool		locked;			/* out: it took part */
 	int			nevents;		/* out: events read, wanted or not */
+	long		duration;		/* out: of its own work; ms */
 	bool		more;			/* out: there is more to read */
 	bool		postponed;		/* out: a large batch gave way to small ones */
 	bool		wants_switch;	/* out: caught up, to become inline */

@@ -14,7 +14,7 @@
  *	a database:	unknown --(listed, or told)--> wanted --(worker attached)--> served
  *	served --(worker ended)--> wanted; --(made room)--> resting; --(no
  *	extension, or dropped)--> unknown
- *	resting --(published, or after a minute)--> wanted
+ *	resting --(published, or after a while)--> wanted
  */
 #include "postgres.h"
 
@@ -43,8 +43,11 @@
 #include "shmem.h"
 #include "worker.h"
 
-/* how often databases are listed, and resting ones looked at; ms */
+/* how often databases are listed; ms */
 #define DISCOVER_EVERY 60000
+
+/* how often resting databases are looked at; ms */
+#define REMIND_EVERY 5000
 
 /* the shortest time between two starts of a worker for one database; ms */
 #define RESTART_PAUSE 1000
@@ -91,6 +94,7 @@ void
 cqrs_launcher_main(Datum arg)
 {
 	TimestampTz last_discovery = 0;
+	TimestampTz last_reminder = 0;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
 	pqsignal(SIGTERM, die);
@@ -122,7 +126,14 @@ cqrs_launcher_main(Datum arg)
 			launcher_discover();
 			last_discovery = now;
 		}
+		if (TimestampDifferenceExceeds(last_reminder, now, REMIND_EVERY))
+		{
+			cqrs_shmem_launcher_remind();
+			last_reminder = now;
+		}
 		timeout = launcher_serve();
+		if (cqrs_shmem_launcher_has_resting())
+			timeout = timeout < 0 ? REMIND_EVERY : Min(timeout, REMIND_EVERY);
 		MemoryContextReset(launcher_context);
 
 		pgstat_report_activity(STATE_IDLE, NULL);
@@ -173,7 +184,6 @@ launcher_discover(void)
 			cqrs_shmem_launcher_forget_database(database->dboid);
 			hash_search(known, &database->dboid, HASH_REMOVE, NULL);
 		}
-	cqrs_shmem_launcher_remind();
 }
 
 /*

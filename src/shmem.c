@@ -358,6 +358,20 @@ cqrs_shmem_launcher_remind(void)
 	LWLockRelease(shared->lock);
 }
 
+/* Is there a database that was told to rest? */
+bool
+cqrs_shmem_launcher_has_resting(void)
+{
+	bool		resting = false;
+
+	LWLockAcquire(shared->lock, LW_SHARED);
+	for (int i = 0; i < MAX_DATABASES; i++)
+		resting |= shared->databases[i].resting &&
+			pg_atomic_read_u32(&shared->databases[i].dboid) != InvalidOid;
+	LWLockRelease(shared->lock);
+	return resting;
+}
+
 /* The databases that want a worker now. Returns their number. */
 int
 cqrs_shmem_launcher_demands(CqrsDemand *demands, int max)

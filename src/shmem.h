@@ -54,6 +54,7 @@ extern void cqrs_shmem_launcher_attach(void);
 extern bool cqrs_shmem_launcher_add_database(Oid dboid);
 extern void cqrs_shmem_launcher_forget_database(Oid dboid);
 extern void cqrs_shmem_launcher_remind(void);
+extern bool cqrs_shmem_launcher_has_resting(void);
 extern int	cqrs_shmem_launcher_demands(CqrsDemand *demands, int max);
 extern int	cqrs_shmem_launcher_reserve(Oid dboid);
 extern void cqrs_shmem_launcher_release(int worker);

@@ -6,7 +6,8 @@
  * Any worker of a database may take any projection whose lock is free, so there
  * may be several; there is one, as long as its passes are short. When a pass
  * takes long, a timer asks the launcher for a mate, which goes away when it has
- * had nothing to do for a while.
+ * had nothing to do for a while. The mate can take what this pass has not
+ * locked, so a projection shares passes with others only while it is quick.
  *
  * A worker sleeps on its latch. A publisher's commit sets it (shmem.c); so does
  * a fallback poll, because COMMIT PREPARED can't.
@@ -65,6 +66,7 @@ typedef struct BatchLimit
 	int32		projection;		/* hash key */
 	int			events;
 	bool		turn;			/* it was postponed: take it first */
+	bool		alone;			/* slow, or not known to be quick: no company */
 } BatchLimit;
 
 /* what a pass leaves to do */
@@ -81,13 +83,15 @@ typedef struct PassOutcome
 
 static HTAB *limits = NULL;
 static TimeoutId mate_timeout;
-static bool backlog = false;	/* did the latest pass leave something to do? */
+static bool unfinished = true;	/* has the latest pass left something to do? */
 static bool mate_useful = false;
 
 static void worker_settings(void);
 static void worker_loop(void);
 static PassOutcome worker_pass(void);
 static int	worker_choose(CqrsMember *members, CqrsProjection **projections, int *round);
+static int	worker_share(int n);
+static CqrsMember worker_member(const CqrsProjection *projection);
 static void worker_collect(PassOutcome *outcome, const CqrsMember *members, int nmembers,
 						   long duration);
 static void worker_switch(int32 projection);
@@ -202,8 +206,8 @@ worker_loop(void)
 		if (outcome.worked)
 			last_work = GetCurrentTimestamp();
 		passes_left = (passes_left == 0 ? outcome.round : passes_left) - 1;
-		backlog = outcome.more;
-		if (backlog)
+		unfinished = outcome.more || outcome.nswitching > 0 || outcome.next_retry_at != 0;
+		if (outcome.more)
 			passes_left = 0;
 		else if (passes_left <= 0)
 		{
@@ -255,43 +259,77 @@ worker_pass(void)
 }
 
 /*
- * Choose the projections of a pass: all that are active, where they are not too
- * many and this is the only worker; else a share of them, another one each time.
- * Returns their number, and in *round that of the passes until all had a turn.
+ * Choose the projections of a pass: all active ones that are quick, or a share
+ * of them where they are too many or this is not the only worker; or one that is
+ * not quick. The two kinds alternate, and each time it is others' turn. Returns
+ * their number, and in *round that of the passes until all had a turn.
  */
 static int
 worker_choose(CqrsMember *members, CqrsProjection **projections, int *round)
 {
-	static int	start = 0;
-	List	   *active = NIL;
+	static unsigned int pass = 0;
+	static unsigned int start = 0;
+	List	   *quick = NIL;
+	List	   *alone = NIL;
 	ListCell   *lc;
-	int			nworkers = Max(cqrs_shmem_worker_count(), 1);
-	int			n;
+	int			share;
 
 	foreach(lc, cqrs_projection_list())
-		if (cqrs_projection_is_active(lfirst(lc)))
-			active = lappend(active, lfirst(lc));
-	mate_useful = list_length(active) > 1;
-
-	n = (list_length(active) + nworkers - 1) / nworkers;
-	n = Min(n, CQRS_CATCHUP_MAX_PROJECTIONS);
-	*round = n == 0 ? 1 : (list_length(active) + n - 1) / n;
-	if (n < list_length(active))
-		start = (start + n) % list_length(active);
-	for (int i = 0; i < n; i++)
 	{
-		BatchLimit *limit;
+		CqrsProjection *projection = lfirst(lc);
 
-		projections[i] = list_nth(active, (start + i) % list_length(active));
-		limit = worker_limit(projections[i]->id);
-		members[i] = (CqrsMember)
-		{
-			.projection = projections[i]->id,
-			.limit = limit->events,
-			.turn = limit->turn
-		};
+		if (!cqrs_projection_is_active(projection))
+			continue;
+		if (worker_limit(projection->id)->alone)
+			alone = lappend(alone, projection);
+		else
+			quick = lappend(quick, projection);
 	}
-	return n;
+	mate_useful = list_length(quick) + list_length(alone) > 1;
+
+	pass++;
+	if (alone != NIL && (quick == NIL || pass % 2 == 0))
+	{
+		*round = list_length(alone) * (quick == NIL ? 1 : 2);
+		projections[0] = list_nth(alone, (quick == NIL ? pass : pass / 2) % list_length(alone));
+		members[0] = worker_member(projections[0]);
+		return 1;
+	}
+
+	share = worker_share(list_length(quick));
+	*round = share == 0 ? 1 : (list_length(quick) + share - 1) / share;
+	if (alone != NIL)
+		*round = 2 * Max(*round, list_length(alone));
+	for (int i = 0; i < share; i++)
+	{
+		projections[i] = list_nth(quick, (start + i) % list_length(quick));
+		members[i] = worker_member(projections[i]);
+	}
+	if (share < list_length(quick))
+		start += share;
+	return share;
+}
+
+/* How many of n projections does one of the database's workers take at once? */
+static int
+worker_share(int n)
+{
+	int			nworkers = Max(cqrs_shmem_worker_count(), 1);
+
+	return Min((n + nworkers - 1) / nworkers, CQRS_CATCHUP_MAX_PROJECTIONS);
+}
+
+static CqrsMember
+worker_member(const CqrsProjection *projection)
+{
+	BatchLimit *limit = worker_limit(projection->id);
+
+	return (CqrsMember)
+	{
+		.projection = projection->id,
+		.limit = limit->events,
+		.turn = limit->turn
+	};
 }
 
 /* Sum up a pass of so many ms, and adapt the sizes of the next batches. */
@@ -313,6 +351,11 @@ worker_collect(PassOutcome *outcome, const CqrsMember *members, int nmembers, lo
 		outcome->more |= member->more;
 		if (member->wants_switch)
 			outcome->switching[outcome->nswitching++] = member->projection;
+
+		if (member->nevents > 0 && member->duration > SLOW)
+			limit->alone = true;
+		else if (member->nevents > 0 && member->duration < QUICK)
+			limit->alone = false;
 
 		if (member->nevents > 0 && duration > SLOW)
 			limit->events = Max(limit->events / 2, 1);
@@ -360,6 +403,7 @@ worker_limit(int32 projection)
 	{
 		limit->events = FIRST_LIMIT;
 		limit->turn = false;
+		limit->alone = true;
 	}
 	return limit;
 }
@@ -370,7 +414,7 @@ worker_must_leave(TimestampTz last_work)
 {
 	if (!cqrs_guc_enabled || cqrs_shmem_worker_told_to_stop())
 	{
-		cqrs_shmem_worker_leave(backlog ? CQRS_DATABASE_KEEP : CQRS_DATABASE_REST);
+		cqrs_shmem_worker_leave(unfinished ? CQRS_DATABASE_KEEP : CQRS_DATABASE_REST);
 		return true;
 	}
 	if (!cqrs_worker_database_is_wanted(MyDatabaseId))
