@@ -14,6 +14,14 @@
  * themselves. Two keys with the same hash wait for each other without need,
  * which costs time and nothing else.
  *
+ * Handlers that publish
+ * ---------------------
+ * What a handler publishes was caused by the event that it handles, so every
+ * projection handles it after all events of the publisher's statement: nested
+ * calls of the trigger only say that there is something, and the outermost one
+ * reads it from the outbox, which knows what of it was rolled back. A handler
+ * does not see the effect of what it publishes.
+ *
  * Locks are finite. A transaction that would take many of them for a projection
  * takes the projection's gate in EXCLUSIVE mode instead of ROW EXCLUSIVE, which
  * all the others hold together with their keys.
@@ -49,9 +57,18 @@
 #define MAX_CHUNK_EVENTS 10000
 #define MAX_CHUNK_BYTES (16 * 1024 * 1024)
 
+/* generations of events that one statement may cause */
+#define MAX_ROUNDS 1000
+
 PG_FUNCTION_INFO_V1(cqrs_inline_trigger_apply);
 
+/* is the outermost call at work, and has a handler published meanwhile? */
+static bool inside = false;
+static bool published_inside = false;
+
 static List *inline_projections(void);
+static int64 inline_apply_statement(TriggerData *trigdata, List *projections);
+static void inline_apply_nested(List *projections, int64 last);
 static void inline_apply_chunk(CqrsProjection *projection, CqrsBatch *batch, bool only_chunk);
 static void inline_lock(CqrsProjection *projection, text **keys, int nkeys, bool many);
 static int	hash_compare(const void *a, const void *b);
@@ -67,12 +84,7 @@ Datum
 cqrs_inline_trigger_apply(PG_FUNCTION_ARGS)
 {
 	TriggerData *trigdata = (TriggerData *) fcinfo->context;
-	CqrsReadLimit limit = {.events = MAX_CHUNK_EVENTS,.bytes = MAX_CHUNK_BYTES};
 	List	   *projections;
-	CqrsBatch  *batch;
-	int			read_pointer;
-	bool		first = true;
-	bool		end;
 
 	if (!CALLED_AS_TRIGGER(fcinfo) || trigdata->tg_newtable == NULL ||
 		RelationGetRelid(trigdata->tg_relation) != cqrs_query_relation("outbox", false))
@@ -80,27 +92,93 @@ cqrs_inline_trigger_apply(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("cqrs.apply_inline can only be called as the trigger of cqrs.outbox")));
 
+	if (inside)
+	{
+		published_inside = true;
+		PG_RETURN_POINTER(NULL);
+	}
 	projections = inline_projections();
 	if (projections == NIL)
 		PG_RETURN_POINTER(NULL);
 
-	read_pointer = tuplestore_alloc_read_pointer(trigdata->tg_newtable, EXEC_FLAG_REWIND);
+	inside = true;
+	published_inside = false;
+	PG_TRY();
+	{
+		int64		last = inline_apply_statement(trigdata, projections);
+
+		if (published_inside)
+			inline_apply_nested(projections, last);
+	}
+	PG_FINALLY();
+	{
+		inside = false;
+	}
+	PG_END_TRY();
+	PG_RETURN_POINTER(NULL);
+}
+
+/* Apply the rows of the publisher's statement. Returns the highest position. */
+static int64
+inline_apply_statement(TriggerData *trigdata, List *projections)
+{
+	CqrsReadLimit limit = {.events = MAX_CHUNK_EVENTS,.bytes = MAX_CHUNK_BYTES};
+	int			read_pointer = tuplestore_alloc_read_pointer(trigdata->tg_newtable,
+															 EXEC_FLAG_REWIND);
+	int64		last = 0;
+	bool		first = true;
+	bool		end;
+
 	tuplestore_select_read_pointer(trigdata->tg_newtable, read_pointer);
 	tuplestore_rescan(trigdata->tg_newtable);
 	do
 	{
+		CqrsBatch  *batch = cqrs_event_batch_create(CurrentMemoryContext);
 		ListCell   *lc;
 
-		/* a handler may have published, and so moved another pointer */
+		/* another trigger's function may have moved to a pointer of its own */
 		tuplestore_select_read_pointer(trigdata->tg_newtable, read_pointer);
-		batch = cqrs_event_batch_create(CurrentMemoryContext);
 		end = cqrs_outbox_read_inserted(batch, trigdata, limit);
 		foreach(lc, projections)
 			inline_apply_chunk(lfirst(lc), batch, first && end);
+		if (batch->nevents > 0)
+			last = Max(last, batch->events[batch->nevents - 1].position);
 		MemoryContextDelete(batch->context);
 		first = false;
 	} while (!end);
-	PG_RETURN_POINTER(NULL);
+	return last;
+}
+
+/*
+ * Apply what handlers have published while they handled events up to a position,
+ * and what handlers publish while they handle that, and so on.
+ */
+static void
+inline_apply_nested(List *projections, int64 last)
+{
+	CqrsReadLimit limit = {.events = MAX_CHUNK_EVENTS,.bytes = MAX_CHUNK_BYTES};
+	bool		more = true;
+
+	for (int round = 0; more; round++)
+	{
+		CqrsBatch  *batch = cqrs_event_batch_create(CurrentMemoryContext);
+		ListCell   *lc;
+
+		CHECK_FOR_INTERRUPTS();
+		if (round >= MAX_ROUNDS)
+			ereport(ERROR,
+					(errcode(ERRCODE_PROGRAM_LIMIT_EXCEEDED),
+					 errmsg("handlers of inline projections keep publishing events"),
+					 errdetail("Each of %d rounds of events has led to another one.", MAX_ROUNDS),
+					 errhint("See that a handler does not publish what makes it publish again.")));
+		cqrs_outbox_read_own(batch, last, limit);
+		more = batch->nevents > 0;
+		foreach(lc, projections)
+			inline_apply_chunk(lfirst(lc), batch, true);
+		if (more)
+			last = batch->events[batch->nevents - 1].position;
+		MemoryContextDelete(batch->context);
+	}
 }
 
 /* Those that publishers apply, by id. */

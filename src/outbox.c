@@ -627,6 +627,31 @@ cqrs_outbox_read_inserted(CqrsBatch *batch, TriggerData *trigdata, CqrsReadLimit
 	return !more;
 }
 
+/*
+ * Read events that the current transaction itself has published, beyond a
+ * position, in position order: those that are there, not those of rolled-back
+ * subtransactions.
+ */
+void
+cqrs_outbox_read_own(CqrsBatch *batch, int64 last, CqrsReadLimit limit)
+{
+	static CqrsQuery query = {
+		.sql = "SELECT " CQRS_EVENT_COLUMN_LIST " FROM cqrs.outbox"
+		" WHERE xid = $1 AND position > $2 ORDER BY position LIMIT $3",
+		.flags = CQRS_QUERY_LATEST | CQRS_QUERY_INDEXED,
+		.nargs = 3,
+		.argtypes = {XID8OID, INT8OID, INT8OID}
+	};
+	ReadState	state = {.batch = batch,.limit = limit};
+	Datum		args[3] = {
+		FullTransactionIdGetDatum(GetTopFullTransactionId()), Int64GetDatum(last),
+		Int64GetDatum(limit.events)
+	};
+
+	CommandCounterIncrement();
+	cqrs_query_run(&query, args, NULL, outbox_add_row, &state);
+}
+
 /* --------------------------------------------------------------- helpers */
 
 static void

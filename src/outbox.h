@@ -63,6 +63,7 @@ extern bool cqrs_outbox_find(int64 position, FullTransactionId *xid);
 extern void cqrs_outbox_check_rights(Oid roleid, bool inline_mode);
 extern bool cqrs_outbox_lock_publishers(void);
 extern void cqrs_outbox_set_inline(bool wanted);
+extern void cqrs_outbox_read_own(CqrsBatch *batch, int64 last, CqrsReadLimit limit);
 extern bool cqrs_outbox_read_inserted(CqrsBatch *batch, TriggerData *trigdata,
 									  CqrsReadLimit limit);
 
