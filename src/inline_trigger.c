@@ -67,6 +67,7 @@ static bool inside = false;
 static bool published_inside = false;
 
 static List *inline_projections(void);
+static void inline_apply(TriggerData *trigdata, List *projections);
 static int64 inline_apply_statement(TriggerData *trigdata, List *projections);
 static void inline_apply_nested(List *projections, int64 last);
 static void inline_apply_chunk(CqrsProjection *projection, CqrsBatch *batch, bool only_chunk);
@@ -101,6 +102,14 @@ cqrs_inline_trigger_apply(PG_FUNCTION_ARGS)
 	if (projections == NIL)
 		PG_RETURN_POINTER(NULL);
 
+	inline_apply(trigdata, projections);
+	PG_RETURN_POINTER(NULL);
+}
+
+/* The outermost call: the statement's events, and all that they cause. */
+static void
+inline_apply(TriggerData *trigdata, List *projections)
+{
 	inside = true;
 	published_inside = false;
 	PG_TRY();
@@ -115,7 +124,6 @@ cqrs_inline_trigger_apply(PG_FUNCTION_ARGS)
 		inside = false;
 	}
 	PG_END_TRY();
-	PG_RETURN_POINTER(NULL);
 }
 
 /* Apply the rows of the publisher's statement. Returns the highest position. */
