@@ -81,7 +81,7 @@ cqrs_mode_leave_inline(CqrsProjection *projection)
 					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 					 errmsg("could not lock out the publishers of inline projection \"%s\"",
 							NameStr(projection->name)),
-					 errdetail("Transactions that have published are still in progress, or prepared."),
+					 errdetail("Transactions that have published are in progress or prepared, or cqrs.outbox is being vacuumed or altered."),
 					 errhint("Try again; pg_stat_activity and pg_prepared_xacts show them.")));
 		CHECK_FOR_INTERRUPTS();
 		pg_usleep(LEAVE_PAUSE_US);

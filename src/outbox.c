@@ -65,6 +65,7 @@
 
 /* how long publishers may have to queue behind us for the lock; ms, as text */
 #define PUBLISHER_LOCK_TIMEOUT "100"
+#define PUBLISHER_DEADLOCK_TIMEOUT "20"
 
 /* where the rows of a read go */
 typedef struct ReadState
@@ -507,6 +508,9 @@ cqrs_outbox_lock_publishers(void)
 	{
 		int			nest_level = NewGUCNestLevel();
 
+		/* an autovacuum gives way, but only to a deadlock check */
+		(void) set_config_option("deadlock_timeout", PUBLISHER_DEADLOCK_TIMEOUT, PGC_SUSET,
+								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 		(void) set_config_option("lock_timeout", PUBLISHER_LOCK_TIMEOUT, PGC_USERSET,
 								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 		LockRelationOid(relid, ShareRowExclusiveLock);

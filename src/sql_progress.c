@@ -298,7 +298,7 @@ drive_switch(Drive *drive, int32 id)
 	}
 	ereport(WARNING,
 			(errmsg("could not lock out the publishers to switch a projection to inline"),
-			 errdetail("Transactions that have published are still in progress, or prepared."),
+			 errdetail("Transactions that have published are in progress or prepared, or cqrs.outbox is being vacuumed or altered."),
 			 errhint("The workers try again; without them, call cqrs.catch_up again.")));
 }
 

@@ -154,8 +154,8 @@ cqrs_sql_create_projection(PG_FUNCTION_ARGS)
  * on_error, notify, batch_size, segments, handler, new_name) RETURNS void
  *
  * Changes settings from the checkpoint on; a NULL leaves one as it is, '{}'
- * clears a filter, batch_size 0 returns to the default. A change of mode takes
- * SHARE ROW EXCLUSIVE on the outbox; one to inline with a large backlog is
+ * clears a filter, batch_size 0 returns to the default. A change of mode, or of
+ * an inline projection's key, takes SHARE ROW EXCLUSIVE on the outbox; one to inline with a large backlog is
  * completed by the workers.
  */
 Datum
@@ -166,6 +166,11 @@ cqrs_sql_alter_projection(PG_FUNCTION_ARGS)
 	CqrsProjectionColumns columns;
 
 	alter_columns(fcinfo, projection, &columns);
+
+	/* publishers under two modes, or two keys, would not exclude each other */
+	if (was_inline && (columns.mode != CQRS_MODE_INLINE ||
+					   strcmp(columns.key, projection->key_expression) != 0))
+		cqrs_mode_leave_inline(projection);
 	if (columns.mode != projection->mode)
 	{
 		if (columns.mode == CQRS_MODE_INLINE)
@@ -177,8 +182,6 @@ cqrs_sql_alter_projection(PG_FUNCTION_ARGS)
 		}
 		else
 		{
-			if (was_inline)
-				cqrs_mode_leave_inline(projection);
 			if (projection->state == CQRS_STATE_SWITCHING)
 				columns.state = CQRS_STATE_RUNNING;
 		}
