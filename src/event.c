@@ -271,7 +271,7 @@ key_raw_parse(const char *sql)
 	}
 	/* "*" is no expression, and transformExpr relies on that */
 	if (target && IsA(target->val, ColumnRef) &&
-		IsA(llast(((ColumnRef *) target->val)->fields), A_Star))
+		IsA(linitial(((ColumnRef *) target->val)->fields), A_Star))
 		target = NULL;
 	if (target == NULL || target->name != NULL || IsA(target->val, SetToDefault) ||
 		!equal(select, expected))
