@@ -49,6 +49,7 @@ SELECT cqrs.create_projection('q', 'h(cqrs.event)', NULL); \echo :SQLSTATE
 SELECT cqrs.create_projection('q', 'h(cqrs.event)', '{}'); \echo :SQLSTATE
 SELECT cqrs.create_projection('q', 'h(cqrs.event)', ARRAY[NULL]::regclass[]); \echo :SQLSTATE
 SELECT cqrs.create_projection('q', 'h(cqrs.event)', '{u,u}'); \echo :SQLSTATE
+SELECT cqrs.create_projection('q', 'h(cqrs.event)', ARRAY[0]::regclass[]); \echo :SQLSTATE
 SELECT cqrs.create_projection('q', 'h(cqrs.event)', '{u,unknown}'); \echo :SQLSTATE
 SELECT cqrs.create_projection('q', 'h(cqrs.event)', '{u,t}'); \echo :SQLSTATE
 CREATE VIEW v AS SELECT * FROM u;
@@ -62,6 +63,10 @@ CREATE TABLE parent (id text);
 CREATE TABLE child () INHERITS (parent);
 SELECT cqrs.create_projection('q', 'h(cqrs.event)', '{parent}'); \echo :SQLSTATE
 SELECT cqrs.create_projection('q', 'h(cqrs.event)', '{child}'); \echo :SQLSTATE
+-- a parent that has lost its child is an ordinary table again
+DROP TABLE child;
+SELECT cqrs.create_projection('q', 'h(cqrs.event)', '{parent}'); \echo :SQLSTATE
+SELECT cqrs.drop_projection('q');
 CREATE MATERIALIZED VIEW m AS SELECT 1 AS id;
 SELECT cqrs.create_projection('q', 'h(cqrs.event)', '{m}'); \echo :SQLSTATE
 SELECT cqrs.create_projection('q', 'h(cqrs.event)', '{u_pkey}'); \echo :SQLSTATE
@@ -93,6 +98,7 @@ SELECT cqrs.create_projection('q', 'h(cqrs.event)', '{u}', batch_size => -1); \e
 SELECT cqrs.create_projection('q', 'h(cqrs.event)', '{u}', batch_size => 1000001); \echo :SQLSTATE
 SELECT cqrs.create_projection('q', 'h(cqrs.event)', '{u}', segments => 0); \echo :SQLSTATE
 SELECT cqrs.create_projection('q', 'h(cqrs.event)', '{u}', segments => 2); \echo :SQLSTATE
+SELECT cqrs.create_projection('q', 'h(cqrs.event)', '{u}', segments => NULL); \echo :SQLSTATE
 SELECT cqrs.create_projection('r', 'h(cqrs.event)', '{u}', event_types => ARRAY['a', NULL]); \echo :SQLSTATE
 SELECT cqrs.create_projection('r', 'h(cqrs.event)', '{u}', sources => ARRAY[NULL]::text[]); \echo :SQLSTATE
 SELECT name FROM cqrs.projection;

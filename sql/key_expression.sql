@@ -29,7 +29,7 @@ SELECT key, try(key) FROM unnest(ARRAY['aggregate_id', 'event_type', 'source', '
 
 -- syntax
 SELECT key, try(key) FROM unnest(ARRAY['', ' ', '--', '/*', '''', '"', 'aggregate_id ||', '(aggregate_id', 'aggregate_id)',
-	'aggregate_id aggregate_id', 'DEFAULT', 'events.*', 'aggregate_id AS key', 'aggregate_id key', 'DISTINCT aggregate_id',
+	'aggregate_id aggregate_id', 'DEFAULT', '*', 'events.*', 'cqrs.events.*', '(events).*', 'aggregate_id AS key', 'aggregate_id key', 'DISTINCT aggregate_id',
 	'aggregate_id, event_type', '$1', ':x', '%s', E'\\']) AS key;
 -- more than one expression
 SELECT key, try(key) FROM unnest(ARRAY['aggregate_id FROM cqrs.events', 'aggregate_id; DROP TABLE keys.t', 'aggregate_id INTO keys.x',
@@ -42,7 +42,8 @@ SELECT key, try(key) FROM unnest(ARRAY['customer', 'xid', 'outbox.aggregate_id',
 -- what is not a matter of the event alone
 SELECT key, try(key) FROM unnest(ARRAY['(SELECT aggregate_id)', '(SELECT rolname FROM pg_authid LIMIT 1)',
 	'EXISTS (SELECT)', 'aggregate_id IN (SELECT ''a'')', 'ARRAY(SELECT ''a'')', 'max(aggregate_id)', 'count(*)',
-	'row_number() OVER ()', 'max(aggregate_id) OVER ()', 'grouping(aggregate_id)',
+	'row_number() OVER ()', 'max(aggregate_id) OVER ()', 'grouping(aggregate_id)', 'generate_series(1, 2)', 'jsonb_object_keys(payload)',
+	'unnest(ARRAY[aggregate_id])', 'coalesce(aggregate_id, jsonb_object_keys(payload))',
 	'random()', 'clock_timestamp()', 'aggregate_id || random()', 'nextval(''cqrs.outbox_position_seq'')',
 	'gen_random_uuid()', 'events', 'events::text', 'row_to_json(events)', 'ctid', 'tableoid', 'xmin', 'events.ctid',
 	'pg_sleep(1)', 'set_config(''cqrs_views.allow_writes'', ''on'', false)', 'cqrs.publish(''a'', ''b'', ''c'')']) AS key;

@@ -73,6 +73,10 @@ DROP FUNCTION public.gen_random_uuid, public.clock_timestamp;
 
 -- grant_publish
 CREATE ROLE "regress Shop's";
+SET ROLE "regress Shop's";
+SELECT cqrs.publish('Order', 'o1', 'Placed'); \echo :SQLSTATE
+SELECT cqrs.grant_publish('"regress Shop''s"'); \echo :SQLSTATE
+RESET ROLE;
 SELECT cqrs.grant_publish('"regress Shop''s"');
 SELECT cqrs.grant_publish('"regress Shop''s"');
 SET ROLE "regress Shop's";
