@@ -144,6 +144,19 @@ CREATE TABLE cqrs.registry (
 COMMENT ON TABLE cqrs.registry IS
 	'the projections: definition and state; look at cqrs.projection and cqrs.projection_status';
 
+CREATE FUNCTION cqrs.registry_changed() RETURNS trigger
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cqrs_sql_registry_changed';
+COMMENT ON FUNCTION cqrs.registry_changed() IS
+	'tells all processes that the projections changed, however they were';
+
+CREATE TRIGGER cqrs_registry_changed
+	AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON cqrs.registry
+	FOR EACH STATEMENT EXECUTE FUNCTION cqrs.registry_changed();
+ALTER TABLE cqrs.registry ENABLE ALWAYS TRIGGER cqrs_registry_changed;
+COMMENT ON TRIGGER cqrs_registry_changed ON cqrs.registry IS
+	'also a restore must be heard of';
+
 /*
  * The row is rewritten by every batch: room on the page keeps that a HOT
  * update, and vacuum comes early.
@@ -187,7 +200,8 @@ LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'cqrs_inline_trigger_apply';
 COMMENT ON FUNCTION cqrs.apply_inline() IS
 	'applies the events of one statement to the inline projections';
-REVOKE ALL ON FUNCTION cqrs.guard_outbox(), cqrs.guard_read_table(), cqrs.apply_inline() FROM PUBLIC;
+REVOKE ALL ON FUNCTION cqrs.guard_outbox(), cqrs.guard_read_table(), cqrs.apply_inline(),
+	cqrs.registry_changed() FROM PUBLIC;
 
 /* ----------------------------------------------------------- projections */
 

@@ -3,8 +3,8 @@
  *		The table cqrs.registry: registered projections, their definition and
  *		state.
  *
- * All rows are cached in this process. Every change goes through this file and
- * sends a relcache invalidation for the table, so a cache is right from the
+ * All rows are cached in this process. Every change sends, by a trigger, a
+ * relcache invalidation for the table, so a cache is right from the
  * next lock on that its process takes; whoever holds a projection's lock (see
  * checkpoint.c) and has asked for the projection after that has its current
  * state. Rows are read under a snapshot of their own: an inline trigger under
@@ -50,7 +50,6 @@ static List *retired = NIL;		/* memory contexts, to free at transaction end */
 static Registry *registry_current(void);
 static void registry_relcache_callback(Datum arg, Oid relid);
 static void registry_xact_callback(XactEvent event, void *arg);
-static void registry_changed(void);
 static bool registry_add_row(TupleTableSlot *slot, void *arg);
 static void registry_write(CqrsQuery *query, Datum *args, const char *nulls);
 static void filter_load(CqrsFilter *filter, TupleTableSlot *slot, int column);
@@ -66,6 +65,17 @@ cqrs_projection_init(void)
 {
 	CacheRegisterRelcacheCallback(registry_relcache_callback, (Datum) 0);
 	RegisterXactCallback(registry_xact_callback, NULL);
+}
+
+/*
+ * A row of the table was changed by the current statement: tell all processes,
+ * when the transaction commits, and this one. Called by a trigger, so that no
+ * way of changing it is missed, a restore included.
+ */
+void
+cqrs_projection_changed(void)
+{
+	CacheInvalidateRelcacheByRelid(cqrs_query_relation("registry", false));
 }
 
 /* All projections of this database, ordered by id. */
@@ -241,7 +251,6 @@ cqrs_projection_insert(const CqrsProjectionColumns *columns)
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("projection \"%s\" already exists",
 						NameStr(*DatumGetName(columns->name)))));
-	registry_changed();
 	return id;
 }
 
@@ -484,14 +493,6 @@ registry_xact_callback(XactEvent event, void *arg)
 	retired = NIL;
 }
 
-/* Tell all processes, this one included, that a row changed. */
-static void
-registry_changed(void)
-{
-	CacheInvalidateRelcacheByRelid(cqrs_query_relation("registry", false));
-	CommandCounterIncrement();
-}
-
 /* Change exactly one row. The caller holds the projection's lock. */
 static void
 registry_write(CqrsQuery *query, Datum *args, const char *nulls)
@@ -501,7 +502,6 @@ registry_write(CqrsQuery *query, Datum *args, const char *nulls)
 	if (processed != 1)
 		elog(ERROR, "expected to change one row of cqrs.registry, changed " UINT64_FORMAT,
 			 processed);
-	registry_changed();
 }
 
 static bool

@@ -106,6 +106,7 @@ typedef struct CqrsProjectionColumns
 } CqrsProjectionColumns;
 
 extern void cqrs_projection_init(void);
+extern void cqrs_projection_changed(void);
 extern List *cqrs_projection_list(void);
 extern CqrsProjection *cqrs_projection_find(const char *name, bool missing_ok);
 extern CqrsProjection *cqrs_projection_get(int32 id);

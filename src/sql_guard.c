@@ -1,7 +1,7 @@
 /*
  * sql_guard.c
- *		Trigger functions that refuse: events are immutable, read tables are
- *		read-only.
+ *		Trigger functions: events are immutable, read tables are read-only, and
+ *		changes of the registry are heard of.
  */
 #include "postgres.h"
 
@@ -12,12 +12,14 @@
 #include "utils/rel.h"
 
 #include "guc.h"
+#include "outbox.h"
 #include "projection.h"
 #include "read_table.h"
 #include "sql_guard.h"
 
 PG_FUNCTION_INFO_V1(cqrs_sql_guard_outbox);
 PG_FUNCTION_INFO_V1(cqrs_sql_guard_read_table);
+PG_FUNCTION_INFO_V1(cqrs_sql_registry_changed);
 
 static TriggerData *trigger_data(FunctionCallInfo fcinfo);
 static Datum trigger_row(TriggerData *trigdata);
@@ -80,13 +82,28 @@ cqrs_sql_guard_read_table(PG_FUNCTION_ARGS)
 					 quote_literal_cstr(NameStr(projection->name)))));
 }
 
+/*
+ * cqrs.registry_changed() RETURNS trigger
+ *
+ * After each statement on cqrs.registry: has all processes read it again, and
+ * wakes the workers.
+ */
+Datum
+cqrs_sql_registry_changed(PG_FUNCTION_ARGS)
+{
+	(void) trigger_data(fcinfo);
+	cqrs_projection_changed();
+	cqrs_outbox_wake_at_commit();
+	PG_RETURN_POINTER(NULL);
+}
+
 static TriggerData *
 trigger_data(FunctionCallInfo fcinfo)
 {
 	if (!CALLED_AS_TRIGGER(fcinfo))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("guard functions can only be called as triggers")));
+				 errmsg("function can only be called as a trigger")));
 	return (TriggerData *) fcinfo->context;
 }
 
