@@ -157,3 +157,21 @@ cqrs_apply_error_text(const ErrorData *error)
 		appendStringInfo(&text, "\nCONTEXT: %s", error->context);
 	return text.data;
 }
+
+/* An error with the SQLSTATE and the message of such a text, which may be NULL. */
+ErrorData *
+cqrs_apply_error_parse(const char *text)
+{
+	ErrorData  *error = palloc0(sizeof(ErrorData));
+
+	error->elevel = ERROR;
+	error->sqlerrcode = ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE;
+	error->message = pstrdup(text ? text : "unknown error");
+	if (text && strspn(text, "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZ") == 5)
+	{
+		error->sqlerrcode = MAKE_SQLSTATE(text[0], text[1], text[2], text[3], text[4]);
+		error->message = pnstrdup(text + strlen("XXXXX: "),
+								  strcspn(text, "\n") - strlen("XXXXX: "));
+	}
+	return error;
+}

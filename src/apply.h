@@ -27,5 +27,6 @@ extern ErrorData *cqrs_apply_contained(CqrsProjection *projection, CqrsBatch *ba
 									   CqrsApplied *applied, bool call_handler);
 extern bool cqrs_apply_error_is_transient(const ErrorData *error);
 extern char *cqrs_apply_error_text(const ErrorData *error);
+extern ErrorData *cqrs_apply_error_parse(const char *text);
 
 #endif							/* CQRS_APPLY_H */

@@ -15,6 +15,7 @@
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
+#include "apply.h"
 #include "catchup.h"
 #include "checkpoint.h"
 #include "mode.h"
@@ -50,7 +51,8 @@ static void drive_commit(void);
 static void drive_run(Drive *drive);
 static List *drive_pass(Drive *drive);
 static void drive_switch(Drive *drive, int32 id);
-static void drive_note_error(Drive *drive, const CqrsMember *member);
+static void drive_note_error(Drive *drive, const CqrsProjection *projection,
+							 ErrorData *error);
 static void drive_end(Drive *drive);
 static List *manageable_projections(void);
 static CqrsProjection *refuse_inactive(CqrsProjection *projection, const char *what);
@@ -271,8 +273,14 @@ drive_pass(Drive *drive)
 	cqrs_catchup_pass(members, n, true, CQRS_ERROR_STOP);
 	for (int i = 0; i < n; i++)
 	{
+		CqrsProjection *projection = cqrs_projection_get(members[i].projection);
+
 		if (members[i].error != NULL)
-			drive_note_error(drive, &members[i]);
+			drive_note_error(drive, projection, members[i].error);
+		else if (!members[i].locked && projection != NULL &&
+				 projection->state == CQRS_STATE_STOPPED)
+			drive_note_error(drive, projection,
+							 cqrs_apply_error_parse(projection->last_error));
 		if (members[i].wants_switch)
 			switching = lappend_int(switching, members[i].projection);
 		if (!members[i].locked || !members[i].more)
@@ -302,15 +310,16 @@ drive_switch(Drive *drive, int32 id)
 			 errhint("The workers try again; without them, call cqrs.catch_up again.")));
 }
 
-/* Remember the first error, to throw it when all that can be done is done. */
+/*
+ * Remember the first error, to throw it when all that can be done is done. It
+ * may be one that another process met while we waited for it.
+ */
 static void
-drive_note_error(Drive *drive, const CqrsMember *member)
+drive_note_error(Drive *drive, const CqrsProjection *projection, ErrorData *error)
 {
-	CqrsProjection *projection = cqrs_projection_get(member->projection);
-
 	if (drive->error != NULL)
 		return;
-	drive->error = member->error;
+	drive->error = error;
 	drive->stopped = pstrdup(projection ? NameStr(projection->name) : "");
 }
 
