@@ -8,7 +8,7 @@ DATA = $(wildcard $(EXTENSION)--*.sql)
 
 MODULES_IN_ORDER = \
 	guc query event \
-	outbox read_table projection checkpoint \
+	outbox outbox_read read_table projection checkpoint \
 	handler handler_event handler_batch \
 	notify apply catchup mode rebuild \
 	inline_trigger shmem worker launcher \

@@ -26,7 +26,7 @@
 #include "checkpoint.h"
 #include "guc.h"
 #include "notify.h"
-#include "outbox.h"
+#include "outbox_read.h"
 #include "projection.h"
 
 /* bounds the memory of a batch, whatever the size of the events */
@@ -249,7 +249,7 @@ catchup_read(CqrsBatch *batch, CqrsCheckpoint *next, Datum current, CqrsReadLimi
 		next->frozen = true;
 		next->walk.target = current;
 		next->walk.last = 0;
-		cqrs_outbox_find_bounds(next->walk.done, current, &next->walk.low, &next->walk.high);
+		cqrs_outbox_read_bounds(next->walk.done, current, &next->walk.low, &next->walk.high);
 	}
 	else if (small_only)
 		return false;

@@ -263,7 +263,7 @@ bool
 cqrs_checkpoint_covers(const CqrsCheckpoint *checkpoint, Datum snapshot)
 {
 	return !checkpoint->frozen &&
-		cqrs_outbox_pending_interval(checkpoint->walk.done, snapshot, 1).events == 0;
+		cqrs_outbox_read_pending_interval(checkpoint->walk.done, snapshot, 1).events == 0;
 }
 
 /* --------------------------------------------------------------- helpers */

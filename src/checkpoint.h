@@ -8,7 +8,7 @@
 #include "datatype/timestamp.h"
 #include "storage/itemptr.h"
 
-#include "outbox.h"
+#include "outbox_read.h"
 
 /*
  * A row of cqrs.checkpoint, read under the projection's lock. Processed is what

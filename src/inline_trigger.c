@@ -43,6 +43,7 @@
 #include "inline_trigger.h"
 #include "notify.h"
 #include "outbox.h"
+#include "outbox_read.h"
 #include "projection.h"
 #include "query.h"
 

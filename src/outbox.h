@@ -1,18 +1,12 @@
 /*
  * outbox.h
- *		The table cqrs.outbox: stamp and flag a publishing transaction; read
- *		the next bounded batch.
- *
- * Snapshots are values of SQL's type pg_snapshot.
+ *		The table cqrs.outbox, written: stamp and flag a publishing transaction,
+ *		publish, grant, and the trigger of inline projections.
  */
 #ifndef CQRS_OUTBOX_H
 #define CQRS_OUTBOX_H
 
 #include "access/transam.h"
-#include "commands/trigger.h"
-#include "datatype/timestamp.h"
-
-#include "event.h"
 
 /* publishing */
 extern void cqrs_outbox_init(void);
@@ -24,47 +18,9 @@ extern bool cqrs_outbox_published_here(void);
 extern int64 cqrs_outbox_publish(Datum *values, const char *nulls);
 extern void cqrs_outbox_grant(Oid roleid);
 
-/* how much to read at once */
-typedef struct CqrsReadLimit
-{
-	int			events;
-	Size		bytes;			/* exceeded by one event at most */
-} CqrsReadLimit;
-
-/* what a batch is read from: see outbox.c */
-typedef struct CqrsWalk
-{
-	Datum		done;
-	Datum		target;
-	int64		low;
-	int64		high;
-	int64		last;
-} CqrsWalk;
-
-extern bool cqrs_outbox_read_interval(CqrsBatch *batch, Datum done, Datum current,
-									  CqrsReadLimit limit);
-extern void cqrs_outbox_find_bounds(Datum done, Datum current, int64 *low, int64 *high);
-extern bool cqrs_outbox_read_walk(CqrsBatch *batch, const CqrsWalk *walk,
-								  CqrsReadLimit limit);
-
-/* what is not processed yet, counted up to a limit */
-typedef struct CqrsPending
-{
-	int64		events;
-	TimestampTz oldest;			/* occurred_at; 0 where events is 0 */
-} CqrsPending;
-
-extern CqrsPending cqrs_outbox_pending_interval(Datum done, Datum upto, int limit);
-extern CqrsPending cqrs_outbox_pending_walk(const CqrsWalk *walk, int limit);
-extern int64 cqrs_outbox_last_position(void);
-extern bool cqrs_outbox_find(int64 position, FullTransactionId *xid);
-
 /* the inline trigger */
 extern void cqrs_outbox_check_rights(Oid roleid, bool inline_mode);
 extern bool cqrs_outbox_lock_publishers(void);
 extern void cqrs_outbox_set_inline(bool wanted);
-extern void cqrs_outbox_read_own(CqrsBatch *batch, int64 last, CqrsReadLimit limit);
-extern bool cqrs_outbox_read_inserted(CqrsBatch *batch, TriggerData *trigdata,
-									  CqrsReadLimit limit);
 
 #endif							/* CQRS_OUTBOX_H */

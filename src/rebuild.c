@@ -16,6 +16,7 @@
 #include "checkpoint.h"
 #include "mode.h"
 #include "outbox.h"
+#include "outbox_read.h"
 #include "query.h"
 #include "read_table.h"
 #include "rebuild.h"
@@ -78,7 +79,7 @@ cqrs_rebuild_progress(const CqrsProjection *projection, CqrsRebuildProgress *pro
 	}
 	else
 	{
-		progress->events_total = cqrs_outbox_last_position();
+		progress->events_total = cqrs_outbox_read_last_position();
 		progress->events_done = checkpoint->walk.last;
 	}
 	elapsed = (GetCurrentTimestamp() - projection->rebuild_started_at) / (double) USECS_PER_SEC;

@@ -20,6 +20,7 @@
 #include "checkpoint.h"
 #include "mode.h"
 #include "outbox.h"
+#include "outbox_read.h"
 #include "projection.h"
 #include "rebuild.h"
 #include "shmem.h"
@@ -387,7 +388,7 @@ wait_is_over(CqrsProjection *projection, Datum snapshot, int64 up_to_position)
 
 	if (up_to_position == 0 && by_publishers)
 		return true;
-	if (up_to_position > 0 && !cqrs_outbox_find(up_to_position, &xid))
+	if (up_to_position > 0 && !cqrs_outbox_read_xid(up_to_position, &xid))
 		return false;
 	if (by_publishers)
 		return true;

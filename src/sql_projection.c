@@ -22,6 +22,7 @@
 #include "handler.h"
 #include "mode.h"
 #include "outbox.h"
+#include "outbox_read.h"
 #include "projection.h"
 #include "query.h"
 #include "read_table.h"
@@ -493,7 +494,7 @@ become_inline(int32 id)
 		PushActiveSnapshot(GetLatestSnapshot());
 		now = cqrs_checkpoint_current_snapshot();
 		PopActiveSnapshot();
-		small = cqrs_outbox_pending_interval(checkpoint->walk.done, now,
+		small = cqrs_outbox_read_pending_interval(checkpoint->walk.done, now,
 											 batch_size + 1).events <= batch_size;
 	}
 	if (small && cqrs_mode_enter_inline(id, CQRS_ERROR_THROW))

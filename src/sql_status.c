@@ -17,7 +17,7 @@
 #include "utils/timestamp.h"
 
 #include "checkpoint.h"
-#include "outbox.h"
+#include "outbox_read.h"
 #include "projection.h"
 #include "rebuild.h"
 #include "shmem.h"
@@ -73,7 +73,7 @@ cqrs_sql_get_projection_status(PG_FUNCTION_ARGS)
 		values[i++] = microseconds_to_interval(pending.events == 0 ? 0 :
 											   Max(now - pending.oldest, 0));
 		values[i++] = Int64GetDatum(cqrs_projection_is_inline(projection) ?
-									cqrs_outbox_last_position() : checkpoint->walk.last);
+									cqrs_outbox_read_last_position() : checkpoint->walk.last);
 		values[i++] = Int64GetDatum(checkpoint->events_processed);
 		values[i++] = Int64GetDatum(checkpoint->batches);
 		values[i++] = Int64GetDatum(0);
@@ -173,8 +173,8 @@ pending_events(const CqrsProjection *projection, const CqrsCheckpoint *checkpoin
 	PopActiveSnapshot();
 
 	if (checkpoint->frozen)
-		pending = cqrs_outbox_pending_walk(&checkpoint->walk, COUNT_LIMIT + 1);
-	later = cqrs_outbox_pending_interval(checkpoint->frozen ? checkpoint->walk.target :
+		pending = cqrs_outbox_read_pending_walk(&checkpoint->walk, COUNT_LIMIT + 1);
+	later = cqrs_outbox_read_pending_interval(checkpoint->frozen ? checkpoint->walk.target :
 										 checkpoint->walk.done, now, COUNT_LIMIT + 1);
 	if (pending.events == 0)
 		pending.oldest = later.oldest;
@@ -186,7 +186,7 @@ pending_events(const CqrsProjection *projection, const CqrsCheckpoint *checkpoin
 
 		if (checkpoint->frozen)
 			from = Max(from, checkpoint->walk.low - 1);
-		pending.events = Max(cqrs_outbox_last_position() - from, COUNT_LIMIT + 1);
+		pending.events = Max(cqrs_outbox_read_last_position() - from, COUNT_LIMIT + 1);
 	}
 	return pending;
 }

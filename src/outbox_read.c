@@ -1,0 +1,435 @@
+/*
+ * outbox_read.c
+ *		The table cqrs.outbox, read: the next bounded batch, and how much there
+ *		is to come.
+ *
+ * Which events come next
+ * ----------------------
+ * Positions are drawn before they commit, so "position > last" skips events;
+ * transaction ids are taken before they publish, so their order is not causal
+ * either. What is right is the difference of two snapshots (the idea of PgQ's
+ * ticks): the next interval is what is visible in a new snapshot and was not
+ * in the one that the checkpoint remembers, in position order. Snapshots of one
+ * cluster partition its transactions, and if T2 saw T1's commit then every
+ * snapshot that sees T2 sees T1, and T2 drew its positions after T1. The last
+ * step needs a sequence without a cache; cqrs_outbox_stamp sees to that.
+ *
+ * The rows of an interval come in two branches over the index (xid, position):
+ *
+ *	A	xid >= xmax(done) and xid < xmax(current)
+ *	B	xid was in flight in done
+ *
+ * each filtered by visibility, so an old transaction costs one index probe and
+ * not a scan from its id on. An interval that fits into a batch is read whole
+ * and sorted. Where it does not, the current snapshot is frozen as target and
+ * the interval is walked in position order: A through the primary key between
+ * low and high, B per transaction through the index, merged. An interval is
+ * never split by transaction id; that would break the order.
+ *
+ * Reads are ordinary queries under the active snapshot, so that a partitioned
+ * outbox needs no change here.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/pg_type.h"
+#include "executor/executor.h"
+#include "executor/spi.h"
+#include "utils/fmgrprotos.h"
+#include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/timestamp.h"
+#include "utils/tuplestore.h"
+#include "utils/xid8.h"
+
+#include "outbox_read.h"
+#include "query.h"
+
+/* where the rows of a read go */
+typedef struct ReadState
+{
+	CqrsBatch  *batch;
+	int			first;			/* events that were in the batch before */
+	CqrsReadLimit limit;
+	bool		cut;			/* there is more than the limit allows */
+} ReadState;
+
+static bool read_add_row(TupleTableSlot *slot, void *arg);
+static bool read_keep_first(TupleTableSlot *slot, void *arg);
+static bool read_keep_pending(TupleTableSlot *slot, void *arg);
+static Datum snapshot_xmax(Datum snapshot);
+static Datum snapshot_xmin(Datum snapshot);
+static bool snapshot_has_xip(Datum snapshot);
+static bool snapshot_is_empty(Datum snapshot);
+
+/*
+ * Read what is visible in the active snapshot, whose value is current, and was
+ * not in done. Returns true if that was everything, now in the batch in
+ * position order; false, with an empty batch, if it exceeds the limit.
+ */
+bool
+cqrs_outbox_read_interval(CqrsBatch *batch, Datum done, Datum current,
+						  CqrsReadLimit limit)
+{
+	static CqrsQuery later = {
+		.sql = "SELECT " CQRS_EVENT_COLUMN_LIST " FROM cqrs.outbox"
+		" WHERE xid >= $1 AND xid < $2",
+		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_INDEXED,
+		.nargs = 2,
+		.argtypes = {XID8OID, XID8OID}
+	};
+	static CqrsQuery in_flight = {
+		.sql = "SELECT " CQRS_EVENT_COLUMN_LIST " FROM cqrs.outbox"
+		" WHERE xid = ANY (ARRAY(SELECT pg_snapshot_xip($1)))",
+		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_INDEXED,
+		.nargs = 1,
+		.argtypes = {PG_SNAPSHOTOID}
+	};
+	ReadState	state = {.batch = batch,.limit = limit};
+	Datum		args[2] = {snapshot_xmax(done), snapshot_xmax(current)};
+
+	cqrs_query_run(&later, args, NULL, read_add_row, &state);
+	if (!state.cut && snapshot_has_xip(done))
+		cqrs_query_run(&in_flight, &done, NULL, read_add_row, &state);
+	if (state.cut)
+	{
+		cqrs_event_batch_truncate(batch, 0);
+		return false;
+	}
+	cqrs_event_batch_sort(batch);
+	return true;
+}
+
+/*
+ * The lowest and highest position of branch A between done and the active
+ * snapshot, whose value is current. Looks at each of its index entries once,
+ * except from the empty snapshot on.
+ */
+void
+cqrs_outbox_read_bounds(Datum done, Datum current, int64 *low, int64 *high)
+{
+	/* "+ 0", lest the planner looks for the minimum along the primary key */
+	static CqrsQuery minimum = {
+		.sql = "SELECT coalesce(min(position + 0), 1) FROM cqrs.outbox"
+		" WHERE xid >= $1 AND xid < $2",
+		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_INDEXED,
+		.nargs = 2,
+		.argtypes = {XID8OID, XID8OID}
+	};
+	static CqrsQuery maximum = {
+		.sql = "SELECT coalesce(max(position), 0) FROM cqrs.outbox",
+		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_INDEXED
+	};
+	Datum		args[2] = {snapshot_xmax(done), snapshot_xmax(current)};
+	Datum		result = Int64GetDatum(1);
+
+	if (!snapshot_is_empty(done))
+		cqrs_query_run(&minimum, args, NULL, read_keep_first, &result);
+	*low = DatumGetInt64(result);
+	cqrs_query_run(&maximum, NULL, NULL, read_keep_first, &result);
+	*high = DatumGetInt64(result);
+}
+
+/*
+ * Read on in a frozen interval: what is visible in walk->target, was not in
+ * walk->done, and has a position beyond walk->last, in position order. Returns
+ * true if nothing is left after this batch. At least one event is read if there
+ * is one, whatever its size.
+ */
+bool
+cqrs_outbox_read_walk(CqrsBatch *batch, const CqrsWalk *walk, CqrsReadLimit limit)
+{
+	static CqrsQuery later = {
+		.sql = "SELECT " CQRS_EVENT_COLUMN_LIST " FROM cqrs.outbox"
+		" WHERE position > $1 AND position <= $2 AND xid >= $3 AND xid < $4"
+		" AND (xid < $7 OR pg_visible_in_snapshot(xid, $5)) ORDER BY position LIMIT $6",
+		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_INDEXED,
+		.nargs = 7,
+		.argtypes = {INT8OID, INT8OID, XID8OID, XID8OID, PG_SNAPSHOTOID, INT8OID, XID8OID}
+	};
+	static CqrsQuery in_flight = {
+		.sql = "SELECT " CQRS_EVENT_COLUMN_LIST
+		" FROM unnest(ARRAY(SELECT pg_snapshot_xip($1))) AS x,"
+		" LATERAL (SELECT " CQRS_EVENT_COLUMN_LIST " FROM cqrs.outbox"
+		"  WHERE xid = x AND position > $2 ORDER BY position LIMIT $4) AS o"
+		" WHERE pg_visible_in_snapshot(x, $3) ORDER BY position LIMIT $4",
+		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_INDEXED,
+		.nargs = 4,
+		.argtypes = {PG_SNAPSHOTOID, INT8OID, PG_SNAPSHOTOID, INT8OID}
+	};
+	ReadState	state = {.batch = batch,.limit = limit};
+	int64		end = PG_INT64_MAX; /* read completely up to here */
+	Datum		args[7];
+	int			keep;
+
+	args[0] = Int64GetDatum(Max(walk->last, walk->low - 1));
+	args[1] = Int64GetDatum(walk->high);
+	args[2] = snapshot_xmax(walk->done);
+	args[3] = snapshot_xmax(walk->target);
+	args[4] = walk->target;
+	args[5] = Int64GetDatum((int64) limit.events + 1);
+	args[6] = snapshot_xmin(walk->target);
+	cqrs_query_run(&later, args, NULL, read_add_row, &state);
+	if (state.cut)
+		end = batch->events[batch->nevents - 1].position;
+
+	if (snapshot_has_xip(walk->done))
+	{
+		state.first = batch->nevents;
+		state.cut = false;
+		args[0] = walk->done;
+		args[1] = Int64GetDatum(walk->last);
+		args[2] = walk->target;
+		args[3] = Int64GetDatum((int64) limit.events + 1);
+		cqrs_query_run(&in_flight, args, NULL, read_add_row, &state);
+		if (state.cut)
+			end = Min(end, batch->events[batch->nevents - 1].position);
+	}
+
+	cqrs_event_batch_sort(batch);
+	for (keep = batch->nevents; keep > 0 && batch->events[keep - 1].position > end;)
+		keep--;
+	if (keep > limit.events)
+	{
+		keep = limit.events;
+		end = batch->events[keep - 1].position;
+	}
+	cqrs_event_batch_truncate(batch, keep);
+	return end == PG_INT64_MAX;
+}
+
+/*
+ * Count up to limit events that are visible in the snapshot upto and not in
+ * done, and tell when the oldest of those counted occurred.
+ */
+CqrsPending
+cqrs_outbox_read_pending_interval(Datum done, Datum upto, int limit)
+{
+	static CqrsQuery query = {
+		.sql = "SELECT count(*), min(occurred_at) FROM ("
+		"(SELECT occurred_at FROM cqrs.outbox WHERE xid >= $1 AND xid < $2"
+		"  AND pg_visible_in_snapshot(xid, $4) LIMIT $5) UNION ALL "
+		"(SELECT o.occurred_at FROM unnest(ARRAY(SELECT pg_snapshot_xip($3))) AS x,"
+		"  LATERAL (SELECT occurred_at FROM cqrs.outbox WHERE xid = x LIMIT $5) AS o"
+		"  WHERE pg_visible_in_snapshot(x, $4) LIMIT $5)) AS pending",
+		.flags = CQRS_QUERY_LATEST | CQRS_QUERY_INDEXED,
+		.nargs = 5,
+		.argtypes = {XID8OID, XID8OID, PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID}
+	};
+	Datum		args[5] = {
+		snapshot_xmax(done), snapshot_xmax(upto), done, upto, Int64GetDatum(limit)
+	};
+	CqrsPending pending = {0};
+
+	cqrs_query_run(&query, args, NULL, read_keep_pending, &pending);
+	return pending;
+}
+
+/* The same for the rest of a frozen interval. */
+CqrsPending
+cqrs_outbox_read_pending_walk(const CqrsWalk *walk, int limit)
+{
+	static CqrsQuery query = {
+		.sql = "SELECT count(*), min(occurred_at) FROM ("
+		"(SELECT occurred_at FROM cqrs.outbox"
+		"  WHERE position > $1 AND position <= $2 AND xid >= $3 AND xid < $4"
+		"  AND pg_visible_in_snapshot(xid, $5) ORDER BY position LIMIT $8) UNION ALL "
+		"(SELECT o.occurred_at FROM unnest(ARRAY(SELECT pg_snapshot_xip($6))) AS x,"
+		"  LATERAL (SELECT occurred_at FROM cqrs.outbox"
+		"   WHERE xid = x AND position > $7 ORDER BY position LIMIT $8) AS o"
+		"  WHERE pg_visible_in_snapshot(x, $5) LIMIT $8)) AS pending",
+		.flags = CQRS_QUERY_LATEST | CQRS_QUERY_INDEXED,
+		.nargs = 8,
+		.argtypes = {INT8OID, INT8OID, XID8OID, XID8OID, PG_SNAPSHOTOID, PG_SNAPSHOTOID,
+		INT8OID, INT8OID}
+	};
+	Datum		args[8] = {
+		Int64GetDatum(Max(walk->last, walk->low - 1)), Int64GetDatum(walk->high),
+		snapshot_xmax(walk->done), snapshot_xmax(walk->target), walk->target, walk->done,
+		Int64GetDatum(walk->last), Int64GetDatum(limit)
+	};
+	CqrsPending pending = {0};
+
+	cqrs_query_run(&query, args, NULL, read_keep_pending, &pending);
+	return pending;
+}
+
+/* The highest committed position; 0 where there is none. */
+int64
+cqrs_outbox_read_last_position(void)
+{
+	static CqrsQuery query = {
+		.sql = "SELECT coalesce(max(position), 0) FROM cqrs.outbox",
+		.flags = CQRS_QUERY_LATEST | CQRS_QUERY_INDEXED
+	};
+	Datum		position = Int64GetDatum(0);
+
+	cqrs_query_run(&query, NULL, NULL, read_keep_first, &position);
+	return DatumGetInt64(position);
+}
+
+/* Is the event committed, and which transaction published it? */
+bool
+cqrs_outbox_read_xid(int64 position, FullTransactionId *xid)
+{
+	static CqrsQuery query = {
+		.sql = "SELECT xid FROM cqrs.outbox WHERE position = $1",
+		.flags = CQRS_QUERY_LATEST | CQRS_QUERY_INDEXED,
+		.nargs = 1,
+		.argtypes = {INT8OID}
+	};
+	Datum		arg = Int64GetDatum(position);
+	Datum		result;
+
+	if (cqrs_query_run(&query, &arg, NULL, read_keep_first, &result) == 0)
+		return false;
+	*xid = DatumGetFullTransactionId(result);
+	return true;
+}
+
+/*
+ * Read on in the rows that the statement behind a trigger call inserted, from
+ * the transition table's active read pointer. Returns true if nothing is left.
+ * Rows that are not the current transaction's events (restored ones) are passed
+ * over.
+ */
+bool
+cqrs_outbox_read_inserted(CqrsBatch *batch, TriggerData *trigdata, CqrsReadLimit limit)
+{
+	static const char *const columns[CQRS_EVENT_NCOLUMNS] = {
+		"position", "event_id", "source", "aggregate_type", "aggregate_id",
+		"aggregate_version", "event_type", "payload", "metadata", "occurred_at"
+	};
+	TupleDesc	desc = RelationGetDescr(trigdata->tg_relation);
+	FullTransactionId xid = GetTopFullTransactionId();
+	TupleTableSlot *slot = MakeSingleTupleTableSlot(desc, &TTSOpsMinimalTuple);
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "cqrs_views row",
+												  ALLOCSET_DEFAULT_SIZES);
+	int			attnum[CQRS_EVENT_NCOLUMNS];
+	int			xid_attnum = SPI_fnumber(desc, "xid");
+	bool		more = true;
+
+	for (int i = 0; i < CQRS_EVENT_NCOLUMNS; i++)
+		attnum[i] = SPI_fnumber(desc, columns[i]);
+
+	while (batch->nevents < limit.events && batch->bytes < limit.bytes &&
+		   (more = tuplestore_gettupleslot(trigdata->tg_newtable, true, false, slot)))
+	{
+		Datum		values[CQRS_EVENT_NCOLUMNS];
+		bool		nulls[CQRS_EVENT_NCOLUMNS];
+		bool		isnull;
+		Datum		stamp = slot_getattr(slot, xid_attnum, &isnull);
+		MemoryContext old;
+
+		if (!FullTransactionIdEquals(DatumGetFullTransactionId(stamp), xid))
+			continue;
+		for (int i = 0; i < CQRS_EVENT_NCOLUMNS; i++)
+			values[i] = slot_getattr(slot, attnum[i], &nulls[i]);
+		old = MemoryContextSwitchTo(context);
+		cqrs_event_batch_add(batch, values, nulls);
+		MemoryContextSwitchTo(old);
+		MemoryContextReset(context);
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	MemoryContextDelete(context);
+	cqrs_event_batch_sort(batch);
+	return !more;
+}
+
+/*
+ * Read events that the current transaction itself has published, beyond a
+ * position, in position order: those that are there, not those of rolled-back
+ * subtransactions.
+ */
+void
+cqrs_outbox_read_own(CqrsBatch *batch, int64 last, CqrsReadLimit limit)
+{
+	static CqrsQuery query = {
+		.sql = "SELECT " CQRS_EVENT_COLUMN_LIST " FROM cqrs.outbox"
+		" WHERE xid = $1 AND position > $2 ORDER BY position LIMIT $3",
+		.flags = CQRS_QUERY_LATEST | CQRS_QUERY_INDEXED,
+		.nargs = 3,
+		.argtypes = {XID8OID, INT8OID, INT8OID}
+	};
+	ReadState	state = {.batch = batch,.limit = limit};
+	Datum		args[3] = {
+		FullTransactionIdGetDatum(GetTopFullTransactionId()), Int64GetDatum(last),
+		Int64GetDatum(limit.events)
+	};
+
+	CommandCounterIncrement();
+	cqrs_query_run(&query, args, NULL, read_add_row, &state);
+}
+
+/* --------------------------------------------------------------- helpers */
+
+static bool
+read_add_row(TupleTableSlot *slot, void *arg)
+{
+	ReadState  *state = (ReadState *) arg;
+	CqrsBatch  *batch = state->batch;
+	int			nread = batch->nevents - state->first;
+
+	if (nread >= state->limit.events ||
+		(nread > 0 && batch->bytes >= state->limit.bytes))
+	{
+		state->cut = true;
+		return false;
+	}
+	slot_getallattrs(slot);
+	cqrs_event_batch_add(batch, slot->tts_values, slot->tts_isnull);
+	return true;
+}
+
+/* Keeps the first column, a pass-by-value one, of the only row. */
+static bool
+read_keep_first(TupleTableSlot *slot, void *arg)
+{
+	bool		isnull;
+
+	*(Datum *) arg = slot_getattr(slot, 1, &isnull);
+	return true;
+}
+
+static bool
+read_keep_pending(TupleTableSlot *slot, void *arg)
+{
+	CqrsPending *pending = (CqrsPending *) arg;
+	bool		isnull;
+	Datum		oldest;
+
+	pending->events = DatumGetInt64(slot_getattr(slot, 1, &isnull));
+	oldest = slot_getattr(slot, 2, &isnull);
+	pending->oldest = isnull ? 0 : DatumGetTimestampTz(oldest);
+	return true;
+}
+
+/* the first transaction id as yet unassigned when the snapshot was taken */
+static Datum
+snapshot_xmax(Datum snapshot)
+{
+	return DirectFunctionCall1(pg_snapshot_xmax, snapshot);
+}
+
+/* the lowest transaction id that was in progress when it was taken */
+static Datum
+snapshot_xmin(Datum snapshot)
+{
+	return DirectFunctionCall1(pg_snapshot_xmin, snapshot);
+}
+
+/* Was any transaction in flight when it was taken? */
+static bool
+snapshot_has_xip(Datum snapshot)
+{
+	return FullTransactionIdPrecedes(DatumGetFullTransactionId(snapshot_xmin(snapshot)),
+									 DatumGetFullTransactionId(snapshot_xmax(snapshot)));
+}
+
+/* Is nothing at all visible in it? Real ones begin at FirstNormalTransactionId. */
+static bool
+snapshot_is_empty(Datum snapshot)
+{
+	return U64FromFullTransactionId(DatumGetFullTransactionId(snapshot_xmax(snapshot))) <=
+		FirstNormalTransactionId;
+}

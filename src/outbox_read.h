@@ -1,0 +1,56 @@
+/*
+ * outbox_read.h
+ *		The table cqrs.outbox, read: the next bounded batch, and how much there
+ *		is to come.
+ *
+ * Snapshots are values of SQL's type pg_snapshot.
+ */
+#ifndef CQRS_OUTBOX_READ_H
+#define CQRS_OUTBOX_READ_H
+
+#include "access/transam.h"
+#include "commands/trigger.h"
+#include "datatype/timestamp.h"
+
+#include "event.h"
+
+/* how much to read at once */
+typedef struct CqrsReadLimit
+{
+	int			events;
+	Size		bytes;			/* exceeded by one event at most */
+} CqrsReadLimit;
+
+/* what a batch is read from: see outbox_read.c */
+typedef struct CqrsWalk
+{
+	Datum		done;
+	Datum		target;
+	int64		low;
+	int64		high;
+	int64		last;
+} CqrsWalk;
+
+extern bool cqrs_outbox_read_interval(CqrsBatch *batch, Datum done, Datum current,
+									  CqrsReadLimit limit);
+extern void cqrs_outbox_read_bounds(Datum done, Datum current, int64 *low, int64 *high);
+extern bool cqrs_outbox_read_walk(CqrsBatch *batch, const CqrsWalk *walk,
+								  CqrsReadLimit limit);
+
+/* what is not processed yet, counted up to a limit */
+typedef struct CqrsPending
+{
+	int64		events;
+	TimestampTz oldest;			/* occurred_at; 0 where events is 0 */
+} CqrsPending;
+
+extern CqrsPending cqrs_outbox_read_pending_interval(Datum done, Datum upto, int limit);
+extern CqrsPending cqrs_outbox_read_pending_walk(const CqrsWalk *walk, int limit);
+extern int64 cqrs_outbox_read_last_position(void);
+extern bool cqrs_outbox_read_xid(int64 position, FullTransactionId *xid);
+
+extern void cqrs_outbox_read_own(CqrsBatch *batch, int64 last, CqrsReadLimit limit);
+extern bool cqrs_outbox_read_inserted(CqrsBatch *batch, TriggerData *trigdata,
+									  CqrsReadLimit limit);
+
+#endif							/* CQRS_OUTBOX_READ_H */
