@@ -19,6 +19,9 @@
 #include "query.h"
 #include "read_table.h"
 
+static void apply_error_callback(void *arg);
+static void apply_key_error_callback(void *arg);
+
 /* Pick the events that the projection wants. Runs no code of the owner's. */
 void
 cqrs_apply_select(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applied)
@@ -29,7 +32,7 @@ cqrs_apply_select(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *app
 	applied->nevents = 0;
 	applied->keys = NULL;
 	for (int i = 0; i < batch->nevents; i++)
-		if (cqrs_projection_wants(projection, &batch->events[i]))
+		if (cqrs_projection_wants(projection, &batch->events[i], batch->desc))
 			applied->events[applied->nevents++] = &batch->events[i];
 	MemoryContextSwitchTo(old);
 }
@@ -40,11 +43,18 @@ cqrs_apply_compute_keys(CqrsProjection *projection, CqrsBatch *batch, CqrsApplie
 {
 	MemoryContext old = MemoryContextSwitchTo(batch->context);
 	CqrsUserContext user;
+	ErrorContextCallback callback = {
+		.previous = error_context_stack,
+		.callback = apply_key_error_callback,
+		.arg = projection
+	};
 
+	error_context_stack = &callback;
 	cqrs_query_enter_user(&user, projection->owner, &projection->settings);
 	applied->keys = cqrs_event_keys(cqrs_projection_key(projection), applied->events,
 									applied->nevents, batch->desc);
 	cqrs_query_leave_user(&user);
+	error_context_stack = callback.previous;
 	MemoryContextSwitchTo(old);
 }
 
@@ -60,6 +70,11 @@ cqrs_apply_run(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applie
 	MemoryContext old;
 	CqrsUserContext user;
 	CqrsWriters writers;
+	ErrorContextCallback callback = {
+		.previous = error_context_stack,
+		.callback = apply_error_callback,
+		.arg = projection
+	};
 
 	if (applied->nevents == 0)
 		return;
@@ -68,6 +83,7 @@ cqrs_apply_run(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applie
 	if (!call_handler)
 		return;
 
+	error_context_stack = &callback;
 	cqrs_outbox_check_rights(projection->owner, false);
 	old = MemoryContextSwitchTo(batch->context);
 	cqrs_query_enter_user(&user, projection->owner, &projection->settings);
@@ -76,6 +92,7 @@ cqrs_apply_run(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applie
 	{
 		for (int i = 0; i < projection->nread_tables; i++)
 			cqrs_read_table_verify(projection->read_tables[i], projection->owner);
+		error_context_stack = callback.previous;
 		cqrs_handler_call(projection, applied->events, applied->nevents, batch->desc);
 	}
 	PG_FINALLY();
@@ -174,4 +191,21 @@ cqrs_apply_error_parse(const char *text)
 								  strcspn(text, "\n") - strlen("XXXXX: "));
 	}
 	return error;
+}
+
+static void
+apply_error_callback(void *arg)
+{
+	const CqrsProjection *projection = (const CqrsProjection *) arg;
+
+	errcontext("projection \"%s\"", NameStr(projection->name));
+}
+
+static void
+apply_key_error_callback(void *arg)
+{
+	const CqrsProjection *projection = (const CqrsProjection *) arg;
+
+	errcontext("key \"%s\" of projection \"%s\"", projection->key_expression,
+			   NameStr(projection->name));
 }

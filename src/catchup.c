@@ -46,6 +46,8 @@ static int	catchup_lock(CqrsMember *members, int nmembers, bool wait, CqrsErrorP
 						 PassGroup *groups);
 static int	catchup_turn(const PassGroup *groups, int ngroups);
 static bool catchup_group(PassGroup *group, Datum current, bool small_only, CqrsErrorPolicy policy);
+static bool catchup_batch(PassGroup *group, CqrsBatch *batch, Datum current, bool small_only,
+						  CqrsErrorPolicy policy);
 static CqrsReadLimit catchup_limit(const PassGroup *group);
 static bool catchup_read(CqrsBatch *batch, CqrsCheckpoint *next, Datum current,
 						 CqrsReadLimit limit, bool small_only);
@@ -183,7 +185,26 @@ catchup_turn(const PassGroup *groups, int ngroups)
 static bool
 catchup_group(PassGroup *group, Datum current, bool small_only, CqrsErrorPolicy policy)
 {
-	CqrsBatch  *batch = cqrs_event_batch_create(CurrentMemoryContext);
+	CqrsBatch  *batch = cqrs_event_batch_create(true);
+	bool		found = false;
+
+	PG_TRY();
+	{
+		found = catchup_batch(group, batch, current, small_only, policy);
+	}
+	PG_FINALLY();
+	{
+		cqrs_event_batch_free(batch);
+	}
+	PG_END_TRY();
+	return found;
+}
+
+/* The same with an empty batch to use. */
+static bool
+catchup_batch(PassGroup *group, CqrsBatch *batch, Datum current, bool small_only,
+			  CqrsErrorPolicy policy)
+{
 	CqrsCheckpoint next = *group->checkpoint;
 	bool		postponed = !catchup_read(batch, &next, current, catchup_limit(group),
 										  small_only);
@@ -202,7 +223,6 @@ catchup_group(PassGroup *group, Datum current, bool small_only, CqrsErrorPolicy 
 		if (!member->more && member->error == NULL)
 			catchup_arrived(member, group->projections[i]);
 	}
-	MemoryContextDelete(batch->context);
 	return moved || postponed;
 }
 

@@ -33,6 +33,12 @@
 
 #define KEY_PREFIX "SELECT "
 
+/* what a process keeps for its next batch, if it ever had one of that size */
+#define KEPT_BYTES (8 * 1024 * 1024)
+
+static MemoryContext kept_context = NULL;
+static bool kept_in_use = false;
+
 static int	event_compare(const void *a, const void *b);
 static Node *key_raw_parse(const char *sql);
 static void key_error_callback(void *arg);
@@ -64,23 +70,46 @@ cqrs_event_desc(void)
 }
 
 /*
- * An empty batch in a memory context of its own below parent. Deleting that
- * context frees all.
+ * An empty batch, in a memory context of its own below the current one. With
+ * keep_memory, the context is this process's to use again, one batch at a time:
+ * large batches then don't get their memory from the kernel each time anew.
  */
 CqrsBatch *
-cqrs_event_batch_create(MemoryContext parent)
+cqrs_event_batch_create(bool keep_memory)
 {
-	MemoryContext context = AllocSetContextCreate(parent, "cqrs_views batch",
-												  ALLOCSET_DEFAULT_SIZES);
-	MemoryContext old = MemoryContextSwitchTo(context);
-	CqrsBatch  *batch = palloc0(sizeof(CqrsBatch));
+	bool		keep = keep_memory && !kept_in_use;
+	MemoryContext context;
+	MemoryContext old;
+	CqrsBatch  *batch;
 
+	if (keep && kept_context == NULL)
+		kept_context = GenerationContextCreate(TopMemoryContext, "cqrs_views kept batch",
+											   0, KEPT_BYTES, KEPT_BYTES);
+	context = keep ? kept_context :
+		AllocSetContextCreate(CurrentMemoryContext, "cqrs_views batch", ALLOCSET_DEFAULT_SIZES);
+	old = MemoryContextSwitchTo(context);
+	batch = palloc0(sizeof(CqrsBatch));
 	batch->context = context;
+	batch->kept = keep;
 	batch->desc = cqrs_event_desc();
 	batch->capacity = 64;
 	batch->events = palloc(batch->capacity * sizeof(CqrsEvent));
 	MemoryContextSwitchTo(old);
+	kept_in_use |= keep;
 	return batch;
+}
+
+/* Free a batch. One that keeps its memory must be freed after errors, too. */
+void
+cqrs_event_batch_free(CqrsBatch *batch)
+{
+	if (!batch->kept)
+		MemoryContextDelete(batch->context);
+	else
+	{
+		MemoryContextReset(kept_context);
+		kept_in_use = false;
+	}
 }
 
 /*
@@ -97,7 +126,6 @@ cqrs_event_batch_add(CqrsBatch *batch, Datum *values, bool *nulls)
 	};
 	MemoryContext old = MemoryContextSwitchTo(batch->context);
 	Datum		column[CQRS_EVENT_NCOLUMNS];
-	bool		isnull[CQRS_EVENT_NCOLUMNS];
 	CqrsEvent  *event;
 
 	if (batch->nevents == batch->capacity)
@@ -113,12 +141,7 @@ cqrs_event_batch_add(CqrsBatch *batch, Datum *values, bool *nulls)
 		column[texts[i] - 1] = PointerGetDatum(PG_DETOAST_DATUM_PACKED(column[texts[i] - 1]));
 
 	event->tuple = heap_form_tuple(batch->desc, column, nulls);
-	heap_deform_tuple(event->tuple, batch->desc, column, isnull);
 	event->position = DatumGetInt64(column[CQRS_EVENT_POSITION - 1]);
-	event->source = (text *) DatumGetPointer(column[CQRS_EVENT_SOURCE - 1]);
-	event->aggregate_type = (text *) DatumGetPointer(column[CQRS_EVENT_AGGREGATE_TYPE - 1]);
-	event->aggregate_id = (text *) DatumGetPointer(column[CQRS_EVENT_AGGREGATE_ID - 1]);
-	event->event_type = (text *) DatumGetPointer(column[CQRS_EVENT_EVENT_TYPE - 1]);
 	batch->bytes += HEAPTUPLESIZE + event->tuple->t_len;
 	MemoryContextSwitchTo(old);
 }
@@ -146,6 +169,18 @@ cqrs_event_batch_truncate(CqrsBatch *batch, int nevents)
 		batch->bytes -= HEAPTUPLESIZE + tuple->t_len;
 		heap_freetuple(tuple);
 	}
+}
+
+/*
+ * One of source, aggregate_type, aggregate_id and event_type, which are never
+ * null; it points into the event.
+ */
+text *
+cqrs_event_text(const CqrsEvent *event, TupleDesc desc, CqrsEventColumn column)
+{
+	bool		isnull;
+
+	return (text *) DatumGetPointer(heap_getattr(event->tuple, column, desc, &isnull));
 }
 
 /*
@@ -214,7 +249,7 @@ cqrs_event_keys(const CqrsKey *key, CqrsEvent **events, int nevents, TupleDesc d
 	if (key->column == CQRS_EVENT_AGGREGATE_ID)
 	{
 		for (int i = 0; i < nevents; i++)
-			keys[i] = events[i]->aggregate_id;
+			keys[i] = cqrs_event_text(events[i], desc, CQRS_EVENT_AGGREGATE_ID);
 		return keys;
 	}
 

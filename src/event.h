@@ -32,15 +32,11 @@ typedef enum CqrsEventColumn
 	"position, event_id, source, aggregate_type, aggregate_id, " \
 	"aggregate_version, event_type, payload, metadata, occurred_at"
 
-/* The pointers point into the tuple, which its batch owns. */
+/* The batch owns the tuple. */
 typedef struct CqrsEvent
 {
 	HeapTuple	tuple;			/* of type cqrs.event; may hold toast pointers */
 	int64		position;
-	text	   *source;
-	text	   *aggregate_type;
-	text	   *aggregate_id;
-	text	   *event_type;
 } CqrsEvent;
 
 /* Events in position order once read; all of it lives in "context". */
@@ -52,6 +48,7 @@ typedef struct CqrsBatch
 	int			nevents;
 	int			capacity;
 	Size		bytes;			/* of the tuples */
+	bool		kept;			/* its memory is kept for the next one */
 } CqrsBatch;
 
 /* What orders events: a column, or an expression over the columns. */
@@ -63,10 +60,12 @@ typedef struct CqrsKey
 
 extern Oid	cqrs_event_type(void);
 extern TupleDesc cqrs_event_desc(void);
-extern CqrsBatch *cqrs_event_batch_create(MemoryContext parent);
+extern CqrsBatch *cqrs_event_batch_create(bool keep_memory);
+extern void cqrs_event_batch_free(CqrsBatch *batch);
 extern void cqrs_event_batch_add(CqrsBatch *batch, Datum *values, bool *nulls);
 extern void cqrs_event_batch_sort(CqrsBatch *batch);
 extern void cqrs_event_batch_truncate(CqrsBatch *batch, int nevents);
+extern text *cqrs_event_text(const CqrsEvent *event, TupleDesc desc, CqrsEventColumn column);
 extern Datum cqrs_event_datum(const CqrsEvent *event, TupleDesc desc);
 extern CqrsKey *cqrs_event_key_parse(const char *expression);
 extern text **cqrs_event_keys(const CqrsKey *key, CqrsEvent **events, int nevents,

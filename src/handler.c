@@ -164,8 +164,8 @@ cqrs_handler_resolve(CqrsProjection *projection)
 
 /*
  * Give events to the projection's handler. Runs the owner's code: call it as
- * the owner, with the read tables open and an active snapshot. Errors carry the
- * projection and the position.
+ * the owner, with the read tables open and an active snapshot, in the batch's
+ * memory context. Errors carry the projection and the position.
  */
 void
 cqrs_handler_call(CqrsProjection *projection, CqrsEvent **events, int nevents, TupleDesc desc)
@@ -175,6 +175,7 @@ cqrs_handler_call(CqrsProjection *projection, CqrsEvent **events, int nevents, T
 		.events = events,
 		.nevents = nevents,
 		.desc = desc,
+		.batch_context = CurrentMemoryContext,
 		.current = -1
 	};
 	ErrorContextCallback callback = {

@@ -19,6 +19,7 @@ typedef struct CqrsHandlerCall
 	CqrsEvent **events;			/* in position order */
 	int			nevents;		/* at least 1 */
 	TupleDesc	desc;			/* of cqrs.event */
+	MemoryContext batch_context;	/* the batch's, for what is as large */
 	int			current;		/* index of the event being handled; -1 = all */
 } CqrsHandlerCall;
 

@@ -65,12 +65,15 @@ handler_batch_apply(CqrsHandlerCall *call)
 	Trigger		trigger = {0};
 	TriggerData trigdata = {.type = T_TriggerData};
 	Tuplestorestate *store;
+	MemoryContext old;
 	Size		bytes = 0;
 
 	/* the batch is in memory already: a copy of it may be, too */
 	for (int i = 0; i < call->nevents; i++)
 		bytes += call->events[i]->tuple->t_len + STORE_OVERHEAD;
+	old = MemoryContextSwitchTo(call->batch_context);
 	store = tuplestore_begin_heap(false, false, Max(work_mem, (int) (bytes / 1024 + 1)));
+	MemoryContextSwitchTo(old);
 	for (int i = 0; i < call->nevents; i++)
 		tuplestore_puttuple(store, call->events[i]->tuple);
 

@@ -142,7 +142,7 @@ inline_apply_statement(TriggerData *trigdata, List *projections)
 	tuplestore_rescan(trigdata->tg_newtable);
 	do
 	{
-		CqrsBatch  *batch = cqrs_event_batch_create(CurrentMemoryContext);
+		CqrsBatch  *batch = cqrs_event_batch_create(false);
 		ListCell   *lc;
 
 		/* another trigger's function may have moved to a pointer of its own */
@@ -152,7 +152,7 @@ inline_apply_statement(TriggerData *trigdata, List *projections)
 			inline_apply_chunk(lfirst(lc), batch, first && end);
 		if (batch->nevents > 0)
 			last = Max(last, batch->events[batch->nevents - 1].position);
-		MemoryContextDelete(batch->context);
+		cqrs_event_batch_free(batch);
 		first = false;
 	} while (!end);
 	return last;
@@ -170,7 +170,7 @@ inline_apply_nested(List *projections, int64 last)
 
 	for (int round = 0; more; round++)
 	{
-		CqrsBatch  *batch = cqrs_event_batch_create(CurrentMemoryContext);
+		CqrsBatch  *batch = cqrs_event_batch_create(false);
 		ListCell   *lc;
 
 		CHECK_FOR_INTERRUPTS();
@@ -186,7 +186,7 @@ inline_apply_nested(List *projections, int64 last)
 			inline_apply_chunk(lfirst(lc), batch, true);
 		if (more)
 			last = batch->events[batch->nevents - 1].position;
-		MemoryContextDelete(batch->context);
+		cqrs_event_batch_free(batch);
 	}
 }
 

@@ -53,7 +53,8 @@ static void registry_xact_callback(XactEvent event, void *arg);
 static bool registry_add_row(TupleTableSlot *slot, void *arg);
 static void registry_write(CqrsQuery *query, Datum *args, const char *nulls);
 static void filter_load(CqrsFilter *filter, TupleTableSlot *slot, int column);
-static bool filter_matches(const CqrsFilter *filter, const text *value);
+static bool filter_matches(const CqrsFilter *filter, const CqrsEvent *event, TupleDesc desc,
+						   CqrsEventColumn column);
 static int	name_lookup(const char *what, const char *value, const char *const *names, int n);
 static bool projection_read_id(TupleTableSlot *slot, void *arg);
 static char *slot_text(TupleTableSlot *slot, int column);
@@ -141,11 +142,12 @@ cqrs_projection_of_table(Oid relid)
 
 /* Does the event pass all three filters? */
 bool
-cqrs_projection_wants(const CqrsProjection *projection, const CqrsEvent *event)
+cqrs_projection_wants(const CqrsProjection *projection, const CqrsEvent *event,
+					  TupleDesc desc)
 {
-	return filter_matches(&projection->event_types, event->event_type) &&
-		filter_matches(&projection->aggregate_types, event->aggregate_type) &&
-		filter_matches(&projection->sources, event->source);
+	return filter_matches(&projection->event_types, event, desc, CQRS_EVENT_EVENT_TYPE) &&
+		filter_matches(&projection->aggregate_types, event, desc, CQRS_EVENT_AGGREGATE_TYPE) &&
+		filter_matches(&projection->sources, event, desc, CQRS_EVENT_SOURCE);
 }
 
 /* The parsed key; parses it, so call it as the projection's owner. */
@@ -570,12 +572,16 @@ filter_load(CqrsFilter *filter, TupleTableSlot *slot, int column)
 }
 
 static bool
-filter_matches(const CqrsFilter *filter, const text *value)
+filter_matches(const CqrsFilter *filter, const CqrsEvent *event, TupleDesc desc,
+			   CqrsEventColumn column)
 {
-	Size		length = VARSIZE_ANY_EXHDR(value);
+	text	   *value;
+	Size		length;
 
 	if (filter->all)
 		return true;
+	value = cqrs_event_text(event, desc, column);
+	length = VARSIZE_ANY_EXHDR(value);
 	for (int i = 0; i < filter->nvalues; i++)
 		if (VARSIZE_ANY_EXHDR(filter->values[i]) == length &&
 			memcmp(VARDATA_ANY(filter->values[i]), VARDATA_ANY(value), length) == 0)

@@ -111,7 +111,8 @@ extern List *cqrs_projection_list(void);
 extern CqrsProjection *cqrs_projection_find(const char *name, bool missing_ok);
 extern CqrsProjection *cqrs_projection_get(int32 id);
 extern CqrsProjection *cqrs_projection_of_table(Oid relid);
-extern bool cqrs_projection_wants(const CqrsProjection *projection, const CqrsEvent *event);
+extern bool cqrs_projection_wants(const CqrsProjection *projection, const CqrsEvent *event,
+								  TupleDesc desc);
 extern const CqrsKey *cqrs_projection_key(CqrsProjection *projection);
 extern bool cqrs_projection_is_inline(const CqrsProjection *projection);
 extern bool cqrs_projection_is_active(const CqrsProjection *projection);
