@@ -10,6 +10,8 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "commands/trigger.h"
+#include "nodes/parsenodes.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 
@@ -19,6 +21,10 @@
 #include "query.h"
 #include "read_table.h"
 
+/* calls of handlers that are under way, nested by inline projections */
+static int	depth = 0;
+
+static void apply_constraints_immediate(void);
 static void apply_error_callback(void *arg);
 static void apply_key_error_callback(void *arg);
 
@@ -88,6 +94,7 @@ cqrs_apply_run(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applie
 	old = MemoryContextSwitchTo(batch->context);
 	cqrs_query_enter_user(&user, projection->owner, &projection->settings);
 	writers = cqrs_read_table_open(projection->read_tables, projection->nread_tables);
+	depth++;
 	PG_TRY();
 	{
 		for (int i = 0; i < projection->nread_tables; i++)
@@ -97,6 +104,7 @@ cqrs_apply_run(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applie
 	}
 	PG_FINALLY();
 	{
+		depth--;
 		cqrs_read_table_close(writers);
 	}
 	PG_END_TRY();
@@ -120,6 +128,7 @@ cqrs_apply_contained(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *
 	MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
+		apply_constraints_immediate();
 		cqrs_apply_run(projection, batch, applied, call_handler);
 		ReleaseCurrentSubTransaction();
 	}
@@ -134,6 +143,20 @@ cqrs_apply_contained(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
 	return error;
+}
+
+/*
+ * Throw in a handler. It runs in the midst of a pass that holds the locks of its
+ * projection and of others: what it did to them would break the pass, and what
+ * it waited for would never come.
+ */
+void
+cqrs_apply_refuse_handler(const char *what)
+{
+	if (depth > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot %s in a handler", what)));
 }
 
 /*
@@ -191,6 +214,20 @@ cqrs_apply_error_parse(const char *text)
 								  strcspn(text, "\n") - strlen("XXXXX: "));
 	}
 	return error;
+}
+
+/*
+ * Begin a projection's share of a transaction with all constraints immediate:
+ * deferred ones could not be checked as the owner any more, and what another
+ * projection's handler has set must not matter.
+ */
+static void
+apply_constraints_immediate(void)
+{
+	ConstraintsSetStmt *stmt = makeNode(ConstraintsSetStmt);
+
+	stmt->deferred = false;
+	AfterTriggerSetState(stmt);
 }
 
 static void

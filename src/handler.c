@@ -221,9 +221,9 @@ handler_error_callback(void *arg)
 	const CqrsHandlerCall *call = (const CqrsHandlerCall *) arg;
 	const char *name = NameStr(call->projection->name);
 
-	if (call->current >= 0)
+	if (call->current >= 0 || call->nevents == 1)
 		errcontext("projection \"%s\", event at position " INT64_FORMAT, name,
-				   call->events[call->current]->position);
+				   call->events[Max(call->current, 0)]->position);
 	else
 		errcontext("projection \"%s\", events at positions " INT64_FORMAT " to " INT64_FORMAT,
 				   name, call->events[0]->position,

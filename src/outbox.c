@@ -159,10 +159,19 @@ cqrs_outbox_grant(Oid roleid)
 		"event_id", "aggregate_type", "aggregate_id", "aggregate_version",
 		"event_type", "payload", "metadata", "occurred_at"
 	};
+	Oid			relid = cqrs_query_relation("outbox", false);
 	GrantStmt  *stmt = makeNode(GrantStmt);
 	AccessPriv *insert = makeNode(AccessPriv);
 	AccessPriv *select = makeNode(AccessPriv);
 	RoleSpec   *role = makeNode(RoleSpec);
+
+	if (!cqrs_compat_class_ownercheck(relid, GetUserId()) &&
+		pg_attribute_aclcheck(relid, get_attnum(relid, "aggregate_type"), GetUserId(),
+							  ACL_GRANT_OPTION_FOR(ACL_INSERT)) != ACLCHECK_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied to grant publishing"),
+				 errhint("The owner of cqrs.outbox, or a superuser, can run cqrs.grant_publish.")));
 
 	insert->priv_name = "insert";
 	for (int i = 0; i < lengthof(columns); i++)

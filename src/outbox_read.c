@@ -268,6 +268,24 @@ cqrs_outbox_read_last_position(void)
 	return DatumGetInt64(position);
 }
 
+/*
+ * Are there events of transaction ids that this cluster has not assigned yet,
+ * that is, restored ones? No snapshot would show them.
+ */
+bool
+cqrs_outbox_read_has_future(void)
+{
+	static CqrsQuery query = {
+		.sql = "SELECT 1 FROM cqrs.outbox WHERE xid >= $1 LIMIT 1",
+		.flags = CQRS_QUERY_LATEST | CQRS_QUERY_INDEXED,
+		.nargs = 1,
+		.argtypes = {XID8OID}
+	};
+	Datum		arg = FullTransactionIdGetDatum(ReadNextFullTransactionId());
+
+	return cqrs_query_run(&query, &arg, NULL, NULL, NULL) > 0;
+}
+
 /* Is the event committed, and which transaction published it? */
 bool
 cqrs_outbox_read_xid(int64 position, FullTransactionId *xid)

@@ -47,6 +47,7 @@ typedef struct CqrsPending
 extern CqrsPending cqrs_outbox_read_pending_interval(Datum done, Datum upto, int limit);
 extern CqrsPending cqrs_outbox_read_pending_walk(const CqrsWalk *walk, int limit);
 extern int64 cqrs_outbox_read_last_position(void);
+extern bool cqrs_outbox_read_has_future(void);
 extern bool cqrs_outbox_read_xid(int64 position, FullTransactionId *xid);
 
 extern void cqrs_outbox_read_own(CqrsBatch *batch, int64 last, CqrsReadLimit limit);

@@ -16,6 +16,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "commands/async.h"
 #include "miscadmin.h"
@@ -182,6 +183,17 @@ cqrs_projection_is_active(const CqrsProjection *projection)
 {
 	return projection->state != CQRS_STATE_PAUSED &&
 		projection->state != CQRS_STATE_STOPPED;
+}
+
+/*
+ * May the current user see the projection's errors, which may tell what is in an
+ * event? Its owner and monitors may.
+ */
+bool
+cqrs_projection_shows_error(const CqrsProjection *projection)
+{
+	return has_privs_of_role(GetUserId(), projection->owner) ||
+		has_privs_of_role(GetUserId(), ROLE_PG_READ_ALL_STATS);
 }
 
 /* Throw unless the current user may manage the projection. */

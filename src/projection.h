@@ -116,6 +116,7 @@ extern bool cqrs_projection_wants(const CqrsProjection *projection, const CqrsEv
 extern const CqrsKey *cqrs_projection_key(CqrsProjection *projection);
 extern bool cqrs_projection_is_inline(const CqrsProjection *projection);
 extern bool cqrs_projection_is_active(const CqrsProjection *projection);
+extern bool cqrs_projection_shows_error(const CqrsProjection *projection);
 extern void cqrs_projection_check_owner(const CqrsProjection *projection);
 
 extern int32 cqrs_projection_insert(const CqrsProjectionColumns *columns);

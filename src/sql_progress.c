@@ -164,6 +164,7 @@ cqrs_sql_wait_for(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("up_to_position must be at least 1")));
+	cqrs_apply_refuse_handler("wait for a projection");
 	if (IsolationUsesXactSnapshot())
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
@@ -361,21 +362,27 @@ manageable_projections(void)
 
 /* ------------------------------------------------------------- wait_for */
 
-/* Throw where the projection does not go on by itself. */
+/* Throw where the projection does not go on by itself; else return it. */
 static CqrsProjection *
 refuse_inactive(CqrsProjection *projection, const char *what)
 {
 	const char *name = NameStr(projection->name);
+	bool		stopped = projection->state == CQRS_STATE_STOPPED;
+	char	   *error = NULL;
 
-	if (!cqrs_projection_is_active(projection))
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("cannot %s projection \"%s\": it is %s", what, name,
-						cqrs_projection_state_name(projection->state)),
-				 projection->state == CQRS_STATE_STOPPED && projection->last_error ?
-				 errdetail("cqrs.projection_status.last_error says why.") : 0,
-				 errhint("SELECT cqrs.resume_projection(%s);", quote_literal_cstr(name))));
-	return projection;
+	if (cqrs_projection_is_active(projection))
+		return projection;
+
+	if (stopped && projection->last_error && cqrs_projection_shows_error(projection))
+		error = pnstrdup(projection->last_error, strcspn(projection->last_error, "\n"));
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("cannot %s projection \"%s\": it is %s", what, name,
+					cqrs_projection_state_name(projection->state)),
+			 error ? errdetail("It stopped with %s", error) :
+			 stopped ? errdetail("cqrs.projection_status.last_error says why, to its owner.") : 0,
+			 errhint("%sSELECT cqrs.resume_projection(%s);",
+					 stopped ? "Mend the cause, then run: " : "", quote_literal_cstr(name))));
 }
 
 /* Has the projection processed the event, or all that the snapshot sees? */

@@ -17,6 +17,7 @@
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
 
+#include "apply.h"
 #include "checkpoint.h"
 #include "guc.h"
 #include "handler.h"
@@ -84,6 +85,7 @@ cqrs_sql_create_projection(PG_FUNCTION_ARGS)
 	bool		from_now;
 	int32		id;
 
+	cqrs_apply_refuse_handler("create a projection");
 	cqrs_sql_arg_name(fcinfo, CREATE_NAME, "projection name");
 	columns.name = PG_GETARG_DATUM(CREATE_NAME);
 	if (cqrs_projection_find(NameStr(*DatumGetName(columns.name)), true) != NULL)
@@ -129,6 +131,12 @@ cqrs_sql_create_projection(PG_FUNCTION_ARGS)
 	claim_read_tables(read_tables, nread_tables, columns.owner);
 	if (columns.mode == CQRS_MODE_INLINE)
 		cqrs_mode_require_clean_transaction("create an inline projection");
+	if (cqrs_outbox_read_has_future())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cqrs.outbox has events with transaction ids that are not yet assigned"),
+				 errdetail("They were restored from a dump of another cluster, and could not be processed now."),
+				 errhint("Move the cluster with its transaction ids instead: pg_upgrade, pg_basebackup, or a standby.")));
 
 	columns.state = columns.mode == CQRS_MODE_INLINE ? CQRS_STATE_SWITCHING : CQRS_STATE_RUNNING;
 	id = cqrs_projection_insert(&columns);
@@ -367,6 +375,7 @@ lock_projection(FunctionCallInfo fcinfo)
 	const char *name = cqrs_sql_arg_name(fcinfo, 0, "projection name");
 	CqrsProjection *projection = cqrs_projection_find(name, false);
 
+	cqrs_apply_refuse_handler("manage a projection");
 	cqrs_projection_check_owner(projection);
 	cqrs_checkpoint_lock(projection->id, true);
 

@@ -5,12 +5,9 @@
  */
 #include "postgres.h"
 
-#include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "commands/dbcommands.h"
 #include "funcapi.h"
-#include "miscadmin.h"
-#include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
@@ -46,7 +43,6 @@ cqrs_sql_get_projection_status(PG_FUNCTION_ARGS)
 {
 	ReturnSetInfo *rsinfo = (ReturnSetInfo *) fcinfo->resultinfo;
 	TimestampTz now = GetCurrentTimestamp();
-	bool		monitor = has_privs_of_role(GetUserId(), ROLE_PG_READ_ALL_STATS);
 	ListCell   *lc;
 
 	InitMaterializedSRF(fcinfo, 0);
@@ -54,7 +50,6 @@ cqrs_sql_get_projection_status(PG_FUNCTION_ARGS)
 	{
 		CqrsProjection *projection = lfirst(lc);
 		CqrsCheckpoint *checkpoint = cqrs_checkpoint_peek(projection->id);
-		bool		show_error = monitor || has_privs_of_role(GetUserId(), projection->owner);
 		CqrsPending pending;
 		Datum		values[15];
 		bool		nulls[15] = {false};
@@ -80,7 +75,7 @@ cqrs_sql_get_projection_status(PG_FUNCTION_ARGS)
 		values[i++] = Int64GetDatum(projection->retries);
 		nulls[i] = projection->next_retry_at == 0;
 		values[i++] = TimestampTzGetDatum(projection->next_retry_at);
-		nulls[i] = projection->last_error == NULL || !show_error;
+		nulls[i] = projection->last_error == NULL || !cqrs_projection_shows_error(projection);
 		values[i] = nulls[i] ? (Datum) 0 : CStringGetTextDatum(projection->last_error);
 		i++;
 		nulls[i] = projection->last_error_at == 0;
