@@ -1,0 +1,121 @@
+# Workers are few, databases and projections may be many: each must get its turn, nobody may wait for ever
+# for somebody slow, and what the settings say must hold without a restart.
+
+use strict;
+use warnings FATAL => 'all';
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+
+use CqrsTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = new_server('pool', 'cqrs_views.max_workers' => 1);
+my @databases = qw(one two three);
+my $count_workers = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'cqrs_views worker'";
+
+# Changes a setting in the running server.
+sub set
+{
+	my ($name, $value) = @_;
+
+	$node->safe_psql('postgres', "ALTER SYSTEM SET $name = $value");
+	$node->reload;
+	return;
+}
+
+# --- one worker for three databases
+
+foreach my $database (@databases)
+{
+	create_database($node, $database);
+	create_log_projection($node, $database, 'p');
+}
+foreach my $round (1 .. 2)
+{
+	publish($node, $_, 10) foreach @databases;
+	handled_once($node, $_, 'p', "one worker, round $round, database $_") foreach @databases;
+}
+cmp_ok($node->safe_psql('postgres', $count_workers), '<=', 1, 'there is no more than one worker');
+
+# --- more, and fewer again
+
+set('cqrs_views.max_workers', 3);
+publish($node, $_, 10) foreach @databases;
+poll_ok($node, 'postgres', "$count_workers", 'a larger pool is used', 3);
+handled_once($node, $_, 'p', "three workers, database $_") foreach @databases;
+set('cqrs_views.max_workers', 1);
+poll_ok($node, 'postgres', "$count_workers", 'a smaller pool lets workers go', 1);
+publish($node, $_, 10) foreach @databases;
+handled_once($node, $_, 'p', "one worker again, database $_") foreach @databases;
+set('cqrs_views.max_workers', 4);
+
+# --- off and on
+
+# A backlog that takes many batches: whoever is told to stop in the middle of it must come back for the rest.
+$node->safe_psql('one', "SELECT cqrs.alter_projection('p', batch_size => 1)");
+set('cqrs_views.enabled', 'off');
+poll_ok($node, 'postgres', $count_workers, 'switched off, the workers go', 0);
+publish($node, $_, 2000) foreach @databases;
+is($node->safe_psql('two', unhandled('p')), '2000', 'and nothing is handled');
+set('cqrs_views.enabled', 'on');
+poll_ok($node, 'one', 'SELECT count(*) > 60 FROM p_log', 'switched on, they come back');
+set('cqrs_views.enabled', 'off');
+poll_ok($node, 'postgres', $count_workers, 'switched off in the middle of a backlog', 0);
+set('cqrs_views.enabled', 'on');
+my $started = time;
+handled_once($node, $_, 'p', "switched on again, database $_") foreach @databases;
+cmp_ok(time - $started, '<', 30, 'before the launcher looks at all databases, once a minute');
+
+# --- a slow projection beside a quick one
+
+# A projection that is slow, or not yet known, does not share transactions with others. The handler is slow
+# enough to be called that, and waits for a lock, without a timeout, where it shall be slow for as long as the
+# test wants.
+my $gate = $node->background_psql('one');
+my $at_the_gate = "SELECT count(*) = 1 FROM pg_locks WHERE NOT granted AND relation = 'gate'::regclass";
+$node->safe_psql('one', "SELECT cqrs.alter_projection('p', batch_size => 0)");
+$gate->query_safe('CREATE TABLE gate ()');
+$gate->query_safe('BEGIN; LOCK gate');
+create_log_projection($node, 'one', 'slow',
+	first => 'SET LOCAL lock_timeout = 0; PERFORM FROM gate; PERFORM pg_sleep(0.4);',
+	arguments => "start_at => 'now'");
+my $expected = 3;
+foreach my $round ('not yet known', 'known to be slow')
+{
+	publish($node, 'one', 1);
+	poll_ok($node, 'one', $at_the_gate, "$round: a handler is slow");
+	publish($node, 'one', 2);
+	handled_once($node, 'one', 'p', "$round: beside a slow handler");
+	poll_ok($node, 'one', $at_the_gate, "$round: the handler is still slow");
+	$gate->query_safe('COMMIT');
+	poll_ok($node, 'one', "SELECT count(*) = count(DISTINCT position) AND count(*) = $expected FROM slow_log",
+		"$round: the slow handler gets there, too");
+	$expected += 3;
+	$gate->query_safe('BEGIN; LOCK gate');
+}
+$gate->query_safe('COMMIT');
+$gate->quit;
+
+# --- a locked read table
+
+my $locker = $node->background_psql('two');
+create_log_projection($node, 'two', 'locked');
+handled_once($node, 'two', 'locked', 'before the lock');
+$locker->query_safe('BEGIN; LOCK locked_log IN SHARE MODE');
+publish($node, 'two', 5);
+handled_once($node, 'two', 'p', 'beside a locked read table');
+publish($node, 'two', 5);
+handled_once($node, 'two', 'p', 'beside a locked read table, again');
+is($node->safe_psql('two', unhandled('locked')), '10', 'the projection of the locked table waits');
+poll_ok($node, 'two',
+	"SELECT state = 'running' AND retries > 0 AND last_error LIKE '55P03:%'
+		FROM cqrs.projection_status WHERE name = 'locked'",
+	'and its status says why');
+$locker->query_safe('COMMIT');
+handled_once($node, 'two', 'locked', 'after the lock');
+$locker->quit;
+
+$node->stop;
+done_testing();
