@@ -108,6 +108,9 @@ cqrs_apply_run(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applie
 		cqrs_read_table_close(writers);
 	}
 	PG_END_TRY();
+
+	/* PG_END_TRY has put back what was there at PG_TRY */
+	error_context_stack = callback.previous;
 	cqrs_query_leave_user(&user);
 	MemoryContextSwitchTo(old);
 }
