@@ -18,6 +18,7 @@
 #include "apply.h"
 #include "catchup.h"
 #include "checkpoint.h"
+#include "guc.h"
 #include "mode.h"
 #include "outbox.h"
 #include "outbox_read.h"
@@ -201,10 +202,15 @@ cqrs_sql_wait_for(PG_FUNCTION_ARGS)
 	}
 	cqrs_shmem_wait_end();
 
-	if (!over && !cqrs_shmem_available())
+	if (!over && (!cqrs_shmem_available() || !cqrs_guc_enabled))
 		ereport(WARNING,
 				(errmsg("no background worker processes projection \"%s\"", name),
+				 cqrs_shmem_available() ?
+				 errdetail("The setting cqrs_views.enabled is off.") :
 				 errdetail("The library cqrs_views is not preloaded."),
+				 cqrs_shmem_available() ?
+				 errhint("Set cqrs_views.enabled = on and reload the configuration, or CALL cqrs.catch_up(%s);",
+						 quote_literal_cstr(name)) :
 				 errhint("Add cqrs_views to shared_preload_libraries and restart the server, or CALL cqrs.catch_up(%s);",
 						 quote_literal_cstr(name))));
 	PG_RETURN_BOOL(over);

@@ -1,0 +1,52 @@
+# What README.md shows is what happens: its blocks marked "sql" run in order in one psql session, and each prints
+# what the block marked "text" after it shows. Where none follows, it raises no error.
+
+use strict;
+use warnings FATAL => 'all';
+
+use FindBin;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+use lib "$FindBin::RealBin/lib";
+use CqrsTest;
+
+my $readme = slurp_file("$FindBin::RealBin/../README.md");
+my @blocks;
+while ($readme =~ /^```(sql|text)\n(.*?)^```$/msg)
+{
+	if ($1 eq 'sql') { push @blocks, { sql => $2 } }
+	else { $blocks[-1]{shown} = $2 }
+}
+cmp_ok(scalar @blocks, '>', 10, 'found the blocks');
+
+my $node = new_server('readme');
+my $script = join '', map { "$blocks[$_]{sql}\\echo \@\@ end $_\n" } 0 .. $#blocks;
+my $printed = '';
+IPC::Run::run(
+	[ 'psql', '-X', '-v', 'SHOW_CONTEXT=never', '-d', $node->connstr('postgres') ],
+	'<', \$script, '>', \$printed, '2>&1');
+my @printed = split /^\@\@ end \d+\n/m, $printed;
+
+foreach my $i (0 .. $#blocks)
+{
+	my ($first) = $blocks[$i]{sql} =~ /^(.*)$/m;
+	my $got = plain($printed[$i] // 'nothing: the session has ended');
+
+	if (defined $blocks[$i]{shown}) { is($got, plain($blocks[$i]{shown}), "block $i: $first") }
+	else { unlike($got, qr/ERROR|FATAL|WARNING|the session has ended/, "block $i: $first") }
+}
+
+# Without what differs from run to run, or can't be seen.
+sub plain
+{
+	my ($text) = @_;
+
+	$text =~ s/[ \t]+$//mg;
+	$text =~ s/with PID \d+/with PID N/g;
+	$text =~ s/\n+\z/\n/;
+	return $text;
+}
+
+$node->stop;
+done_testing();
