@@ -22,6 +22,14 @@
  * reads it from the outbox, which knows what of it was rolled back. A handler
  * does not see the effect of what it publishes.
  *
+ * Isolation
+ * ---------
+ * Under repeatable read and serializable, the handler's statements see the
+ * transaction's snapshot, which may be older than the lock. An update of a row
+ * that has changed since fails by itself; what only reads it would be computed
+ * from the past, and nobody would know. So if events of the same keys have been
+ * applied since, the publisher gets a serialization failure, to be retried.
+ *
  * Locks are finite. A transaction that would take many of them for a projection
  * takes the projection's gate in EXCLUSIVE mode instead of ROW EXCLUSIVE, which
  * all the others hold together with their keys.
@@ -36,9 +44,11 @@
 #include "storage/lock.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
+#include "utils/snapmgr.h"
 #include "utils/tuplestore.h"
 
 #include "apply.h"
+#include "checkpoint.h"
 #include "compat.h"
 #include "inline_trigger.h"
 #include "notify.h"
@@ -73,6 +83,8 @@ static int64 inline_apply_statement(TriggerData *trigdata, List *projections);
 static void inline_apply_nested(List *projections, int64 last);
 static void inline_apply_chunk(CqrsProjection *projection, CqrsBatch *batch, bool only_chunk);
 static void inline_lock(CqrsProjection *projection, text **keys, int nkeys, bool many);
+static void inline_check_snapshot(CqrsProjection *projection, text **keys, int nkeys);
+static int	hash_keys(CqrsProjection *projection, text **keys, int nkeys, uint32 **hashes);
 static int	hash_compare(const void *a, const void *b);
 
 /*
@@ -214,6 +226,8 @@ inline_apply_chunk(CqrsProjection *projection, CqrsBatch *batch, bool only_chunk
 		return;
 	cqrs_apply_compute_keys(projection, batch, &applied);
 	inline_lock(projection, applied.keys, applied.nevents, !only_chunk);
+	if (IsolationUsesXactSnapshot())
+		inline_check_snapshot(projection, applied.keys, applied.nevents);
 	cqrs_apply_run(projection, batch, &applied, true);
 
 	/* where there are workers, one of them does that after commit */
@@ -235,7 +249,7 @@ inline_lock(CqrsProjection *projection, text **keys, int nkeys, bool many)
 	Oid			registry = cqrs_query_relation("registry", false);
 	FullTransactionId xid = GetTopFullTransactionId();
 	uint32	   *hashes;
-	int			nhashes = 0;
+	int			nhashes;
 	LOCKTAG		gate;
 
 	SET_LOCKTAG_OBJECT(gate, MyDatabaseId, registry, projection->id, LOCK_GATE);
@@ -248,16 +262,7 @@ inline_lock(CqrsProjection *projection, text **keys, int nkeys, bool many)
 		counted = 0;
 	}
 
-	hashes = palloc(nkeys * sizeof(uint32));
-	for (int i = 0; i < nkeys; i++)
-		hashes[i] = keys[i] == NULL ? 0 :
-			(uint32) hash_bytes_extended((unsigned char *) VARDATA_ANY(keys[i]),
-										 VARSIZE_ANY_EXHDR(keys[i]), projection->id);
-	qsort(hashes, nkeys, sizeof(uint32), hash_compare);
-	for (int i = 0; i < nkeys; i++)
-		if (i == 0 || hashes[i] != hashes[i - 1])
-			hashes[nhashes++] = hashes[i];
-
+	nhashes = hash_keys(projection, keys, nkeys, &hashes);
 	many |= counted + nhashes > MAX_KEY_LOCKS;
 	(void) LockAcquire(&gate, many ? ExclusiveLock : RowExclusiveLock, false, false);
 	for (int i = 0; i < nhashes && !many; i++)
@@ -269,6 +274,72 @@ inline_lock(CqrsProjection *projection, text **keys, int nkeys, bool many)
 		counted++;
 	}
 	pfree(hashes);
+}
+
+/*
+ * Throw a serialization failure if events of these keys, or very many events,
+ * were applied by others since the transaction's snapshot. The keys are locked:
+ * none can be added.
+ */
+static void
+inline_check_snapshot(CqrsProjection *projection, text **keys, int nkeys)
+{
+	CqrsReadLimit limit = {.events = MAX_CHUNK_EVENTS,.bytes = MAX_CHUNK_BYTES};
+	CqrsBatch  *batch = cqrs_event_batch_create(false);
+	CqrsApplied concurrent = {0};
+	bool		conflict;
+	uint32	   *hashes;
+	int			nhashes = hash_keys(projection, keys, nkeys, &hashes);
+	Datum		then;
+	Datum		now;
+
+	PushActiveSnapshot(GetTransactionSnapshot());
+	then = cqrs_checkpoint_current_snapshot();
+	PopActiveSnapshot();
+	PushActiveSnapshot(GetLatestSnapshot());
+	now = cqrs_checkpoint_current_snapshot();
+	conflict = !cqrs_outbox_read_interval(batch, then, now, limit);
+	PopActiveSnapshot();
+
+	cqrs_apply_select(projection, batch, &concurrent);
+	if (concurrent.nevents > 0)
+	{
+		uint32	   *others;
+		int			nothers;
+
+		cqrs_apply_compute_keys(projection, batch, &concurrent);
+		nothers = hash_keys(projection, concurrent.keys, concurrent.nevents, &others);
+		for (int i = 0; i < nothers && !conflict; i++)
+			conflict = bsearch(&others[i], hashes, nhashes, sizeof(uint32),
+							   hash_compare) != NULL;
+	}
+	if (conflict)
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not serialize access due to concurrent events"),
+				 errdetail("Projection \"%s\" has handled events of the same key since this transaction's snapshot.",
+						   NameStr(projection->name)),
+				 errhint("The transaction might succeed if retried.")));
+	cqrs_event_batch_free(batch);
+}
+
+/* The distinct hashes of keys, sorted, in *hashes. Returns their number. */
+static int
+hash_keys(CqrsProjection *projection, text **keys, int nkeys, uint32 **hashes)
+{
+	uint32	   *result = palloc(nkeys * sizeof(uint32));
+	int			n = 0;
+
+	for (int i = 0; i < nkeys; i++)
+		result[i] = keys[i] == NULL ? 0 :
+			(uint32) hash_bytes_extended((unsigned char *) VARDATA_ANY(keys[i]),
+										 VARSIZE_ANY_EXHDR(keys[i]), projection->id);
+	qsort(result, nkeys, sizeof(uint32), hash_compare);
+	for (int i = 0; i < nkeys; i++)
+		if (n == 0 || result[i] != result[n - 1])
+			result[n++] = result[i];
+	*hashes = result;
+	return n;
 }
 
 static int

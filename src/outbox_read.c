@@ -64,7 +64,8 @@ static bool snapshot_is_empty(Datum snapshot);
 
 /*
  * Read what is visible in the active snapshot, whose value is current, and was
- * not in done. Returns true if that was everything, now in the batch in
+ * not in done, but for the current transaction's own events, which count as in
+ * flight. Returns true if that was everything, now in the batch in
  * position order; false, with an empty batch, if it exceeds the limit.
  */
 bool
@@ -73,24 +74,26 @@ cqrs_outbox_read_interval(CqrsBatch *batch, Datum done, Datum current,
 {
 	static CqrsQuery later = {
 		.sql = "SELECT " CQRS_EVENT_COLUMN_LIST " FROM cqrs.outbox"
-		" WHERE xid >= $1 AND xid < $2",
+		" WHERE xid >= $1 AND xid < $2 AND xid <> $3",
 		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_INDEXED,
-		.nargs = 2,
-		.argtypes = {XID8OID, XID8OID}
+		.nargs = 3,
+		.argtypes = {XID8OID, XID8OID, XID8OID}
 	};
 	static CqrsQuery in_flight = {
 		.sql = "SELECT " CQRS_EVENT_COLUMN_LIST " FROM cqrs.outbox"
-		" WHERE xid = ANY (ARRAY(SELECT pg_snapshot_xip($1)))",
+		" WHERE xid = ANY (ARRAY(SELECT pg_snapshot_xip($1))) AND xid <> $2",
 		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_INDEXED,
-		.nargs = 1,
-		.argtypes = {PG_SNAPSHOTOID}
+		.nargs = 2,
+		.argtypes = {PG_SNAPSHOTOID, XID8OID}
 	};
 	ReadState	state = {.batch = batch,.limit = limit};
-	Datum		args[2] = {snapshot_xmax(done), snapshot_xmax(current)};
+	Datum		own = FullTransactionIdGetDatum(GetTopFullTransactionIdIfAny());
+	Datum		args[3] = {snapshot_xmax(done), snapshot_xmax(current), own};
+	Datum		in_flight_args[2] = {done, own};
 
 	cqrs_query_run(&later, args, NULL, read_add_row, &state);
 	if (!state.cut && snapshot_has_xip(done))
-		cqrs_query_run(&in_flight, &done, NULL, read_add_row, &state);
+		cqrs_query_run(&in_flight, in_flight_args, NULL, read_add_row, &state);
 	if (state.cut)
 	{
 		cqrs_event_batch_truncate(batch, 0);

@@ -23,6 +23,7 @@
 #include "storage/latch.h"
 #include "storage/lwlock.h"
 #include "storage/proc.h"
+#include "storage/proclist.h"
 #include "storage/shmem.h"
 #include "storage/spin.h"
 #include "utils/timestamp.h"
@@ -259,6 +260,19 @@ int
 cqrs_shmem_worker_count(void)
 {
 	return pg_atomic_read_u32(&my_database->nworkers);
+}
+
+/* Is somebody waiting for a projection of this worker's database? */
+bool
+cqrs_shmem_worker_is_awaited(void)
+{
+	ConditionVariable *processed = &my_database->processed;
+	bool		awaited;
+
+	SpinLockAcquire(&processed->mutex);
+	awaited = !proclist_is_empty(&processed->wakeup);
+	SpinLockRelease(&processed->mutex);
+	return awaited;
 }
 
 /* The state of publishing, to be read before the snapshot of a pass. */

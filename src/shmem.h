@@ -37,6 +37,7 @@ extern void cqrs_shmem_worker_leave(CqrsDatabaseFate fate);
 extern void cqrs_shmem_worker_report(const char *activity, bool idle);
 extern bool cqrs_shmem_worker_told_to_stop(void);
 extern int	cqrs_shmem_worker_count(void);
+extern bool cqrs_shmem_worker_is_awaited(void);
 extern uint64 cqrs_shmem_worker_look(void);
 extern bool cqrs_shmem_worker_sleep(uint64 seen);
 extern void cqrs_shmem_worker_awake(void);

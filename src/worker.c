@@ -53,6 +53,16 @@
 /* a mate with nothing to do leaves after this; ms */
 #define MATE_PATIENCE 10000
 
+/*
+ * Under a steady stream of small batches a round begins no sooner than so many
+ * times its predecessor's duration after that began, but at most so long after:
+ * the worker would otherwise take from the publishers, at each of their group
+ * commits, the processor that they share. Single events are not delayed, nor is
+ * anything while somebody waits for a projection. us
+ */
+#define REST_FACTOR 5
+#define MAX_REST 3000
+
 /* batches start at this size; they grow while they are quick, shrink when not */
 #define FIRST_LIMIT 100
 #define MAX_LIMIT 1000000
@@ -88,6 +98,7 @@ static bool mate_useful = false;
 
 static void worker_settings(void);
 static void worker_loop(void);
+static void worker_rest(TimestampTz until);
 static PassOutcome worker_pass(void);
 static int	worker_choose(CqrsMember *members, CqrsProjection **projections, int *round);
 static int	worker_share(int n);
@@ -178,6 +189,8 @@ worker_loop(void)
 	TimestampTz last_work = GetCurrentTimestamp();
 	uint64		seen = 0;
 	int			passes_left = 0;	/* of a round */
+	TimestampTz round_started = 0;
+	TimestampTz next_round = 0;
 
 	for (;;)
 	{
@@ -194,7 +207,12 @@ worker_loop(void)
 
 		/* what is published later wakes, or starts another round */
 		if (passes_left == 0)
+		{
+			worker_rest(next_round);
+			round_started = GetCurrentTimestamp();
+			next_round = 0;
 			seen = cqrs_shmem_worker_look();
+		}
 		outcome = worker_pass();
 		if (outcome.leave)
 		{
@@ -204,17 +222,31 @@ worker_loop(void)
 		for (int i = 0; i < outcome.nswitching; i++)
 			worker_switch(outcome.switching[i]);
 		if (outcome.worked)
+		{
 			last_work = GetCurrentTimestamp();
+			next_round = round_started +
+				Min((last_work - round_started) * REST_FACTOR, MAX_REST);
+		}
 		passes_left = (passes_left == 0 ? outcome.round : passes_left) - 1;
 		unfinished = outcome.more || outcome.nswitching > 0 || outcome.next_retry_at != 0;
 		if (outcome.more)
-			passes_left = 0;
+			passes_left = next_round = 0;
 		else if (passes_left <= 0)
 		{
 			passes_left = 0;
 			worker_sleep(seen, outcome.next_retry_at);
 		}
 	}
+}
+
+/* Wait until a moment that is MAX_REST ahead at most, unless somebody waits for us. */
+static void
+worker_rest(TimestampTz until)
+{
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (until > now && until - now <= MAX_REST && !cqrs_shmem_worker_is_awaited())
+		pg_usleep(until - now);
 }
 
 /* One pass in a transaction of its own. */
