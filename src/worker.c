@@ -63,6 +63,9 @@
 #define REST_FACTOR 5
 #define MAX_REST 3000
 
+/* between two attempts to switch a projection to inline; ms */
+#define SWITCH_PAUSE 1000
+
 /* batches start at this size; they grow while they are quick, shrink when not */
 #define FIRST_LIMIT 100
 #define MAX_LIMIT 1000000
@@ -77,6 +80,7 @@ typedef struct BatchLimit
 	int			events;
 	bool		turn;			/* it was postponed: take it first */
 	bool		alone;			/* slow, or not known to be quick: no company */
+	TimestampTz switch_at;		/* not earlier: see worker_switch */
 } BatchLimit;
 
 /* what a pass leaves to do */
@@ -396,19 +400,29 @@ worker_collect(PassOutcome *outcome, const CqrsMember *members, int nmembers, lo
 	}
 }
 
-/* A projection has caught up to become inline. What fails is tried again later. */
+/*
+ * A projection has caught up to become inline. An attempt may keep publishers
+ * waiting for a moment, so what failed is not tried again at once.
+ */
 static void
 worker_switch(int32 projection)
 {
+	BatchLimit *limit = worker_limit(projection);
+	bool		done;
+
+	if (limit->switch_at > GetCurrentTimestamp())
+		return;
 	worker_activity("switching a projection to inline", false);
 	StartTransactionCommand();
 
 	/* SPI wants one from whoever has no portal; each step takes its own */
 	PushActiveSnapshot(GetTransactionSnapshot());
-	(void) cqrs_mode_enter_inline(projection, CQRS_ERROR_RETRY);
+	done = cqrs_mode_enter_inline(projection, CQRS_ERROR_RETRY);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	cqrs_shmem_announce();
+	limit->switch_at = done ? 0 :
+		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), SWITCH_PAUSE);
 }
 
 static void
@@ -436,6 +450,7 @@ worker_limit(int32 projection)
 		limit->events = FIRST_LIMIT;
 		limit->turn = false;
 		limit->alone = true;
+		limit->switch_at = 0;
 	}
 	return limit;
 }
