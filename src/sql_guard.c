@@ -8,6 +8,7 @@
 #include "commands/trigger.h"
 #include "replication/logicalworker.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
@@ -41,7 +42,9 @@ cqrs_sql_guard_outbox(PG_FUNCTION_ARGS)
 				 errmsg("cannot change events in cqrs.outbox"),
 				 errdetail("Events are immutable: projections may have processed them."),
 				 errhint("Publish another event that corrects it.")));
-	if (IsLogicalWorker())
+
+	/* what a trigger of a replicated table publishes is welcome: it is a level deeper */
+	if (IsLogicalWorker() && DatumGetInt32(OidFunctionCall0(F_PG_TRIGGER_DEPTH)) <= 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot replicate into cqrs.outbox"),
