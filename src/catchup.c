@@ -256,7 +256,8 @@ catchup_read(CqrsBatch *batch, CqrsCheckpoint *next, Datum current, CqrsReadLimi
 {
 	if (!next->frozen)
 	{
-		if (cqrs_outbox_read_interval(batch, next->walk.done, current, limit))
+		if (!cqrs_outbox_read_is_long(next->walk.done, limit) &&
+			cqrs_outbox_read_interval(batch, next->walk.done, current, limit))
 		{
 			next->walk.done = current;
 			if (batch->nevents > 0)

@@ -2,10 +2,11 @@
  * event.c
  *		One event in memory: build, read, key.
  *
- * Tuples are built here, column by column, under the descriptor of the type
- * cqrs.event. The outbox's own descriptor never reaches a handler: it has a
- * column more, and may one day have dropped ones, and a tuple read under the
- * wrong descriptor takes the server down.
+ * Tuples are built here under the descriptor of the type cqrs.event, column by
+ * column; the outbox's own descriptor never reaches a handler, because a tuple
+ * read under the wrong one takes the server down. A row whose leading columns
+ * are those of cqrs.event, one by one, can also be copied as it is and cut short
+ * to them; it no longer is once a column in between was dropped, say.
  */
 #include "postgres.h"
 
@@ -39,6 +40,7 @@
 static MemoryContext kept_context = NULL;
 static bool kept_in_use = false;
 
+static void batch_append(CqrsBatch *batch, HeapTuple tuple, int64 position);
 static int	event_compare(const void *a, const void *b);
 static Node *key_raw_parse(const char *sql);
 static void key_error_callback(void *arg);
@@ -120,30 +122,45 @@ cqrs_event_batch_free(CqrsBatch *batch)
 void
 cqrs_event_batch_add(CqrsBatch *batch, Datum *values, bool *nulls)
 {
-	static const CqrsEventColumn texts[] = {
-		CQRS_EVENT_SOURCE, CQRS_EVENT_AGGREGATE_TYPE,
-		CQRS_EVENT_AGGREGATE_ID, CQRS_EVENT_EVENT_TYPE
-	};
 	MemoryContext old = MemoryContextSwitchTo(batch->context);
-	Datum		column[CQRS_EVENT_NCOLUMNS];
-	CqrsEvent  *event;
 
-	if (batch->nevents == batch->capacity)
-	{
-		batch->capacity *= 2;
-		batch->events = repalloc_huge(batch->events, batch->capacity * sizeof(CqrsEvent));
-	}
-	event = &batch->events[batch->nevents++];
-
-	/* what filters and keys read must be readable in place */
-	memcpy(column, values, sizeof(column));
-	for (int i = 0; i < lengthof(texts); i++)
-		column[texts[i] - 1] = PointerGetDatum(PG_DETOAST_DATUM_PACKED(column[texts[i] - 1]));
-
-	event->tuple = heap_form_tuple(batch->desc, column, nulls);
-	event->position = DatumGetInt64(column[CQRS_EVENT_POSITION - 1]);
-	batch->bytes += HEAPTUPLESIZE + event->tuple->t_len;
+	batch_append(batch, heap_form_tuple(batch->desc, values, nulls),
+				 DatumGetInt64(values[CQRS_EVENT_POSITION - 1]));
 	MemoryContextSwitchTo(old);
+}
+
+/* The same for a row whose descriptor cqrs_event_row_matches, with all columns. */
+void
+cqrs_event_batch_add_row(CqrsBatch *batch, HeapTuple row)
+{
+	MemoryContext old = MemoryContextSwitchTo(batch->context);
+	HeapTuple	tuple = heap_copytuple(row);
+	bool		isnull;
+
+	/* what follows the columns of cqrs.event stays where it is, unseen */
+	HeapTupleHeaderSetNatts(tuple->t_data, CQRS_EVENT_NCOLUMNS);
+	batch_append(batch, tuple,
+				 DatumGetInt64(heap_getattr(tuple, CQRS_EVENT_POSITION, batch->desc, &isnull)));
+	MemoryContextSwitchTo(old);
+}
+
+/* Do the columns of desc begin with those of cqrs.event, name by name? */
+bool
+cqrs_event_row_matches(const CqrsBatch *batch, TupleDesc desc)
+{
+	if (desc->natts < CQRS_EVENT_NCOLUMNS)
+		return false;
+	for (int i = 0; i < CQRS_EVENT_NCOLUMNS; i++)
+	{
+		Form_pg_attribute theirs = TupleDescAttr(desc, i);
+		Form_pg_attribute ours = TupleDescAttr(batch->desc, i);
+
+		if (theirs->attisdropped || theirs->atthasmissing ||
+			theirs->atttypid != ours->atttypid ||
+			strcmp(NameStr(theirs->attname), NameStr(ours->attname)) != 0)
+			return false;
+	}
+	return true;
 }
 
 /* Bring the events into position order. */
@@ -173,14 +190,15 @@ cqrs_event_batch_truncate(CqrsBatch *batch, int nevents)
 
 /*
  * One of source, aggregate_type, aggregate_id and event_type, which are never
- * null; it points into the event.
+ * null. It points into the event, or, where it is large enough to have been
+ * toasted, to a copy in the current memory context.
  */
 text *
 cqrs_event_text(const CqrsEvent *event, TupleDesc desc, CqrsEventColumn column)
 {
 	bool		isnull;
 
-	return (text *) DatumGetPointer(heap_getattr(event->tuple, column, desc, &isnull));
+	return DatumGetTextPP(heap_getattr(event->tuple, column, desc, &isnull));
 }
 
 /*
@@ -271,6 +289,21 @@ cqrs_event_keys(const CqrsKey *key, CqrsEvent **events, int nevents, TupleDesc d
 	ExecDropSingleTupleTableSlot(slot);
 	FreeExecutorState(estate);
 	return keys;
+}
+
+/* The current memory context is the batch's. */
+static void
+batch_append(CqrsBatch *batch, HeapTuple tuple, int64 position)
+{
+	if (batch->nevents == batch->capacity)
+	{
+		batch->capacity *= 2;
+		batch->events = repalloc_huge(batch->events, batch->capacity * sizeof(CqrsEvent));
+	}
+	batch->events[batch->nevents].tuple = tuple;
+	batch->events[batch->nevents].position = position;
+	batch->nevents++;
+	batch->bytes += HEAPTUPLESIZE + tuple->t_len;
 }
 
 static int

@@ -63,6 +63,8 @@ extern TupleDesc cqrs_event_desc(void);
 extern CqrsBatch *cqrs_event_batch_create(bool keep_memory);
 extern void cqrs_event_batch_free(CqrsBatch *batch);
 extern void cqrs_event_batch_add(CqrsBatch *batch, Datum *values, bool *nulls);
+extern void cqrs_event_batch_add_row(CqrsBatch *batch, HeapTuple row);
+extern bool cqrs_event_row_matches(const CqrsBatch *batch, TupleDesc desc);
 extern void cqrs_event_batch_sort(CqrsBatch *batch);
 extern void cqrs_event_batch_truncate(CqrsBatch *batch, int nevents);
 extern text *cqrs_event_text(const CqrsEvent *event, TupleDesc desc, CqrsEventColumn column);

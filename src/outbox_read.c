@@ -45,6 +45,12 @@
 #include "outbox_read.h"
 #include "query.h"
 
+/*
+ * All columns of the table, so that a row is handed over as it is on its page,
+ * not column by column. See read_add_row.
+ */
+#define ROW_COLUMN_LIST CQRS_EVENT_COLUMN_LIST ", xid"
+
 /* where the rows of a read go */
 typedef struct ReadState
 {
@@ -52,6 +58,8 @@ typedef struct ReadState
 	int			first;			/* events that were in the batch before */
 	CqrsReadLimit limit;
 	bool		cut;			/* there is more than the limit allows */
+	TupleTableSlot *slot;		/* the one whose descriptor was looked at */
+	bool		as_is;			/* its rows can be copied as they are */
 } ReadState;
 
 static bool read_add_row(TupleTableSlot *slot, void *arg);
@@ -61,6 +69,17 @@ static Datum snapshot_xmax(Datum snapshot);
 static Datum snapshot_xmin(Datum snapshot);
 static bool snapshot_has_xip(Datum snapshot);
 static bool snapshot_is_empty(Datum snapshot);
+
+/*
+ * Does what follows done exceed the limit by far, so that there is no need to
+ * try? Known for the empty snapshot only, from the highest position.
+ */
+bool
+cqrs_outbox_read_is_long(Datum done, CqrsReadLimit limit)
+{
+	return snapshot_is_empty(done) &&
+		cqrs_outbox_read_last_position() / 2 > limit.events;
+}
 
 /*
  * Read what is visible in the active snapshot, whose value is current, and was
@@ -73,14 +92,14 @@ cqrs_outbox_read_interval(CqrsBatch *batch, Datum done, Datum current,
 						  CqrsReadLimit limit)
 {
 	static CqrsQuery later = {
-		.sql = "SELECT " CQRS_EVENT_COLUMN_LIST " FROM cqrs.outbox"
+		.sql = "SELECT " ROW_COLUMN_LIST " FROM cqrs.outbox"
 		" WHERE xid >= $1 AND xid < $2 AND xid <> $3",
 		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_INDEXED,
 		.nargs = 3,
 		.argtypes = {XID8OID, XID8OID, XID8OID}
 	};
 	static CqrsQuery in_flight = {
-		.sql = "SELECT " CQRS_EVENT_COLUMN_LIST " FROM cqrs.outbox"
+		.sql = "SELECT " ROW_COLUMN_LIST " FROM cqrs.outbox"
 		" WHERE xid = ANY (ARRAY(SELECT pg_snapshot_xip($1))) AND xid <> $2",
 		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_INDEXED,
 		.nargs = 2,
@@ -143,7 +162,7 @@ bool
 cqrs_outbox_read_walk(CqrsBatch *batch, const CqrsWalk *walk, CqrsReadLimit limit)
 {
 	static CqrsQuery later = {
-		.sql = "SELECT " CQRS_EVENT_COLUMN_LIST " FROM cqrs.outbox"
+		.sql = "SELECT " ROW_COLUMN_LIST " FROM cqrs.outbox"
 		" WHERE position > $1 AND position <= $2 AND xid >= $3 AND xid < $4"
 		" AND (xid < $7 OR pg_visible_in_snapshot(xid, $5)) ORDER BY position LIMIT $6",
 		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_INDEXED,
@@ -366,7 +385,7 @@ void
 cqrs_outbox_read_own(CqrsBatch *batch, int64 last, CqrsReadLimit limit)
 {
 	static CqrsQuery query = {
-		.sql = "SELECT " CQRS_EVENT_COLUMN_LIST " FROM cqrs.outbox"
+		.sql = "SELECT " ROW_COLUMN_LIST " FROM cqrs.outbox"
 		" WHERE xid = $1 AND position > $2 ORDER BY position LIMIT $3",
 		.flags = CQRS_QUERY_LATEST | CQRS_QUERY_INDEXED,
 		.nargs = 3,
@@ -396,6 +415,22 @@ read_add_row(TupleTableSlot *slot, void *arg)
 	{
 		state->cut = true;
 		return false;
+	}
+	if (state->slot != slot)
+	{
+		state->slot = slot;
+		state->as_is = TTS_IS_BUFFERTUPLE(slot) &&
+			cqrs_event_row_matches(batch, slot->tts_tupleDescriptor);
+	}
+	if (state->as_is)
+	{
+		HeapTuple	row = ExecFetchSlotHeapTuple(slot, false, NULL);
+
+		if (HeapTupleHeaderGetNatts(row->t_data) >= CQRS_EVENT_NCOLUMNS)
+		{
+			cqrs_event_batch_add_row(batch, row);
+			return true;
+		}
 	}
 	slot_getallattrs(slot);
 	cqrs_event_batch_add(batch, slot->tts_values, slot->tts_isnull);

@@ -31,6 +31,7 @@ typedef struct CqrsWalk
 	int64		last;
 } CqrsWalk;
 
+extern bool cqrs_outbox_read_is_long(Datum done, CqrsReadLimit limit);
 extern bool cqrs_outbox_read_interval(CqrsBatch *batch, Datum done, Datum current,
 									  CqrsReadLimit limit);
 extern void cqrs_outbox_read_bounds(Datum done, Datum current, int64 *low, int64 *high);
