@@ -61,10 +61,12 @@ CREATE FUNCTION attempts() RETURNS SETOF text LANGUAGE sql AS $$
 	('PREPARE p AS SELECT 1'), ('DEALLOCATE ALL'), ('DISCARD ALL'), ('SET CONSTRAINTS ALL DEFERRED'),
 	('INSERT INTO child VALUES (''orphan'')'), ('COMMIT'), ('ROLLBACK'), ('LOCK TABLE parent'), ('CREATE TABLE made (a int)'), ('DROP TABLE made'),
 	('SET cqrs_views.allow_writes = on'), ('SET LOCAL work_mem = ''4MB'''), ('NOTIFY x'), ('SELECT 1'), ('TRUNCATE child, parent'), ('CALL cqrs.catch_up()'),
-	('SELECT cqrs.publish(''Made'', ''1'', ''By handler'')'), ('DELETE FROM cqrs.outbox'), ('UPDATE context SET who = NULL')
+	('SELECT cqrs.publish(''Made'', ''1'', ''By handler'')'), ('DELETE FROM cqrs.outbox'), ('SELECT cqrs.pause_projection(''try'')'),
+	('SELECT cqrs.drop_projection(''try'')'), ('SELECT cqrs.alter_projection(''context'', notify => ''none'')'), ('SELECT cqrs.resume_projection(''try'')'),
+	('SELECT cqrs.create_projection(''q'', ''try(cqrs.event)'', ''{parent}'')'), ('SELECT cqrs.wait_for(''try'')'), ('SELECT cqrs.grant_publish(''regress_owner'')'), ('UPDATE context SET who = NULL')
 $$;
 SELECT count(cqrs.publish('Try', 'inline', 'Try', jsonb_build_object('sql', a))) FROM attempts() AS a;
-SELECT what, outcome FROM tried;
+SELECT what, outcome FROM tried ORDER BY ctid;
 -- the worker's turn: the same outcomes, where it can tell
 SET ROLE regress_owner;
 SELECT cqrs.alter_projection('try', mode => 'async');
