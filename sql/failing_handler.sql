@@ -36,9 +36,11 @@ SELECT cqrs.wait_for('good', '1 minute');
 SELECT cqrs.wait_for('bad'); \echo :SQLSTATE
 CALL cqrs.catch_up('bad'); \echo :SQLSTATE
 CALL cqrs.catch_up();
--- resumed as it is, it stops again
+-- resumed as it is, it stops again; whoever calls hears of it, also where a worker is first
 SELECT cqrs.resume_projection('bad');
-CALL let_it_stop('bad');
+\set VERBOSITY terse
+CALL cqrs.rebuild_projection('bad', online => false); \echo :SQLSTATE
+\set VERBOSITY default
 SELECT name, state, last_error IS NOT NULL AS told FROM shown;
 -- mended, it goes on from where it was
 CREATE OR REPLACE FUNCTION to_bad(e cqrs.event) RETURNS void LANGUAGE plpgsql AS 'BEGIN INSERT INTO bad VALUES (e.aggregate_id); END';
