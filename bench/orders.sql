@@ -94,15 +94,6 @@ BEGIN
     END LOOP;
 END $$;
 
--- Waits until a projection has processed everything. A transaction that waits long would keep dead versions
--- of rows from being removed, and so slow down what it waits for.
-CREATE PROCEDURE bench.wait_for(projection name) LANGUAGE plpgsql AS $$
-BEGIN
-    WHILE NOT cqrs.wait_for(projection, '10 ms') LOOP
-        COMMIT;
-    END LOOP;
-END $$;
-
 -- What a table has in it, in a word.
 CREATE FUNCTION bench.checksum(read_table regclass) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
