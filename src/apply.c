@@ -12,8 +12,10 @@
 #include "access/xact.h"
 #include "commands/trigger.h"
 #include "nodes/parsenodes.h"
+#include "utils/builtins.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
+#include "utils/syscache.h"
 
 #include "apply.h"
 #include "handler.h"
@@ -24,6 +26,7 @@
 /* calls of handlers that are under way, nested by inline projections */
 static int	depth = 0;
 
+static void apply_check_owner(const CqrsProjection *projection);
 static void apply_constraints_immediate(void);
 static void apply_error_callback(void *arg);
 static void apply_key_error_callback(void *arg);
@@ -56,6 +59,7 @@ cqrs_apply_compute_keys(CqrsProjection *projection, CqrsBatch *batch, CqrsApplie
 	};
 
 	error_context_stack = &callback;
+	apply_check_owner(projection);
 	cqrs_query_enter_user(&user, projection->owner, &projection->settings);
 	applied->keys = cqrs_event_keys(cqrs_projection_key(projection), applied->events,
 									applied->nevents, batch->desc);
@@ -90,6 +94,7 @@ cqrs_apply_run(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applie
 		return;
 
 	error_context_stack = &callback;
+	apply_check_owner(projection);
 	cqrs_outbox_check_rights(projection->owner, false);
 	old = MemoryContextSwitchTo(batch->context);
 	cqrs_query_enter_user(&user, projection->owner, &projection->settings);
@@ -217,6 +222,19 @@ cqrs_apply_error_parse(const char *text)
 								  strcspn(text, "\n") - strlen("XXXXX: "));
 	}
 	return error;
+}
+
+/* Nothing in the catalogs keeps the role: its tables and functions may have gone. */
+static void
+apply_check_owner(const CqrsProjection *projection)
+{
+	if (!SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(projection->owner)))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("the owner of projection \"%s\" does not exist any more",
+						NameStr(projection->name)),
+				 errhint("As a superuser, SELECT cqrs.drop_projection(%s); and create it again under another owner.",
+						 quote_literal_cstr(NameStr(projection->name)))));
 }
 
 /*

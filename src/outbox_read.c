@@ -228,7 +228,7 @@ CqrsPending
 cqrs_outbox_read_pending_interval(Datum done, Datum upto, int limit)
 {
 	static CqrsQuery query = {
-		.sql = "SELECT count(*), min(occurred_at) FROM ("
+		.sql = "SELECT count(*), min(occurred_at) FILTER (WHERE isfinite(occurred_at)) FROM ("
 		"(SELECT occurred_at FROM cqrs.outbox WHERE xid >= $1 AND xid < $2"
 		"  AND pg_visible_in_snapshot(xid, $4) LIMIT $5) UNION ALL "
 		"(SELECT o.occurred_at FROM unnest(ARRAY(SELECT pg_snapshot_xip($3))) AS x,"
@@ -252,7 +252,7 @@ CqrsPending
 cqrs_outbox_read_pending_walk(const CqrsWalk *walk, int limit)
 {
 	static CqrsQuery query = {
-		.sql = "SELECT count(*), min(occurred_at) FROM ("
+		.sql = "SELECT count(*), min(occurred_at) FILTER (WHERE isfinite(occurred_at)) FROM ("
 		"(SELECT occurred_at FROM cqrs.outbox"
 		"  WHERE position > $1 AND position <= $2 AND xid >= $3 AND xid < $4"
 		"  AND pg_visible_in_snapshot(xid, $5) ORDER BY position LIMIT $8) UNION ALL "
@@ -456,7 +456,7 @@ read_keep_pending(TupleTableSlot *slot, void *arg)
 
 	pending->events = DatumGetInt64(slot_getattr(slot, 1, &isnull));
 	oldest = slot_getattr(slot, 2, &isnull);
-	pending->oldest = isnull ? 0 : DatumGetTimestampTz(oldest);
+	pending->oldest = isnull ? PG_INT64_MAX : DatumGetTimestampTz(oldest);
 	return true;
 }
 

@@ -42,7 +42,7 @@ extern bool cqrs_outbox_read_walk(CqrsBatch *batch, const CqrsWalk *walk,
 typedef struct CqrsPending
 {
 	int64		events;
-	TimestampTz oldest;			/* occurred_at; 0 where events is 0 */
+	TimestampTz oldest;			/* finite occurred_at; PG_INT64_MAX = none */
 } CqrsPending;
 
 extern CqrsPending cqrs_outbox_read_pending_interval(Datum done, Datum upto, int limit);

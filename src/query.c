@@ -16,7 +16,10 @@
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
+#include "catalog/pg_extension.h"
+#include "commands/extension.h"
 #include "miscadmin.h"
+#include "storage/lock.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/snapmgr.h"
@@ -186,6 +189,29 @@ cqrs_query_relation(const char *relname, bool missing_ok)
 				 errmsg("relation \"%s.%s\" does not exist", CQRS_SCHEMA, relname),
 				 errhint("Run CREATE EXTENSION cqrs_views.")));
 	return relid;
+}
+
+/*
+ * Keep the extension from being dropped until the end of the transaction.
+ * Returns false, without waiting, if somebody is about to drop or alter it. DROP
+ * EXTENSION locks that first of all, so it waits there instead of in a deadlock.
+ */
+bool
+cqrs_query_lock_extension(void)
+{
+	static Oid	registry = InvalidOid;
+	static Oid	extension = InvalidOid;
+	Oid			relid = cqrs_query_relation("registry", false);
+	LOCKTAG		tag;
+
+	/* there is no cache for extensions; a new one has new tables */
+	if (relid != registry)
+	{
+		extension = get_extension_oid("cqrs_views", false);
+		registry = relid;
+	}
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, ExtensionRelationId, extension, 0);
+	return LockAcquire(&tag, AccessShareLock, false, true) != LOCKACQUIRE_NOT_AVAIL;
 }
 
 static void

@@ -64,5 +64,6 @@ extern void cqrs_query_enter_owner(CqrsUserContext *context);
 extern void cqrs_query_leave_user(CqrsUserContext *context);
 
 extern Oid	cqrs_query_relation(const char *relname, bool missing_ok);
+extern bool cqrs_query_lock_extension(void);
 
 #endif							/* CQRS_QUERY_H */

@@ -65,8 +65,8 @@ cqrs_sql_get_projection_status(PG_FUNCTION_ARGS)
 		values[i++] = CStringGetTextDatum(projection->kind);
 		values[i++] = CStringGetTextDatum(cqrs_projection_state_name(projection->state));
 		values[i++] = Int64GetDatum(pending.events);
-		values[i++] = microseconds_to_interval(pending.events == 0 ? 0 :
-											   Max(now - pending.oldest, 0));
+		values[i++] = microseconds_to_interval(pending.oldest > now ? 0 :
+											   now - pending.oldest);
 		values[i++] = Int64GetDatum(cqrs_projection_is_inline(projection) ?
 									cqrs_outbox_read_last_position() : checkpoint->walk.last);
 		values[i++] = Int64GetDatum(checkpoint->events_processed);
@@ -156,7 +156,7 @@ cqrs_sql_get_rebuild_progress(PG_FUNCTION_ARGS)
 static CqrsPending
 pending_events(const CqrsProjection *projection, const CqrsCheckpoint *checkpoint)
 {
-	CqrsPending pending = {0};
+	CqrsPending pending = {.oldest = PG_INT64_MAX};
 	CqrsPending later;
 	Datum		now;
 
@@ -171,8 +171,7 @@ pending_events(const CqrsProjection *projection, const CqrsCheckpoint *checkpoin
 		pending = cqrs_outbox_read_pending_walk(&checkpoint->walk, COUNT_LIMIT + 1);
 	later = cqrs_outbox_read_pending_interval(checkpoint->frozen ? checkpoint->walk.target :
 										 checkpoint->walk.done, now, COUNT_LIMIT + 1);
-	if (pending.events == 0)
-		pending.oldest = later.oldest;
+	pending.oldest = Min(pending.oldest, later.oldest);
 	pending.events += later.events;
 
 	if (pending.events > COUNT_LIMIT)

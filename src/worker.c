@@ -179,6 +179,8 @@ worker_settings(void)
 		{"idle_in_transaction_session_timeout", "0"},
 		/* who locks a read table for long makes one projection wait, not all */
 		{"lock_timeout", "1s"},
+		/* in a deadlock with somebody's DDL, be the victim: a batch is retried */
+		{"deadlock_timeout", "100ms"},
 		/* read tables and checkpoint commit together: a crash repeats work, not effects */
 		{"synchronous_commit", "off"}
 	};
@@ -269,6 +271,14 @@ worker_pass(void)
 	{
 		CommitTransactionCommand();
 		outcome.leave = true;
+		return outcome;
+	}
+
+	/* somebody waits to drop the extension, or to alter it: let them */
+	if (!cqrs_query_lock_extension())
+	{
+		CommitTransactionCommand();
+		outcome.round = 1;
 		return outcome;
 	}
 	nmembers = worker_choose(members, projections, &outcome.round);

@@ -180,6 +180,8 @@ sub run_phase
 	$stranger = $node->background_psql('postgres', on_error_stop => 0);
 	$stranger->query('BEGIN; SELECT pg_current_xact_id()');
 
+	publish_late($database) if $phase eq 'end';
+
 	# these moments are a part of the scenario, not a wait for anything
 	while (time < $deadline)
 	{
@@ -209,6 +211,24 @@ sub run_phase
 	$_->finish foreach @sessions, $phase eq 'end' ? () : $switch;
 	$node->start if $phase eq 'restart';
 	is($late, '', "$database, $phase: the projections keep up while other transactions stay open");
+	return;
+}
+
+# One event that the control can't but lose: it commits when the control has read what is behind it.
+sub publish_late
+{
+	my ($database) = @_;
+	my $publisher = $node->background_psql($database);
+	my $position;
+
+	$publisher->query_safe('BEGIN ISOLATION LEVEL READ COMMITTED');
+	$publisher->query_safe("INSERT INTO aggregate (id, version) VALUES ('late', 0)");
+	$publisher->query_safe("CALL write('{late}', 'Odd')");
+	$position = $publisher->query_safe('SELECT max(position) FROM drawn WHERE xid = pg_current_xact_id()');
+	$node->poll_query_until($database, "SELECT max(position) > $position FROM naive_log")
+	  or die "$database: nothing was published behind position $position";
+	$publisher->query_safe('COMMIT');
+	$publisher->quit;
 	return;
 }
 
