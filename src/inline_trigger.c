@@ -73,13 +73,15 @@
 
 PG_FUNCTION_INFO_V1(cqrs_inline_trigger_apply);
 
-/* is the outermost call at work, and has a handler published meanwhile? */
+/* is the outermost call at work, and from which position on have handlers published? */
 static bool inside = false;
-static bool published_inside = false;
+static int64 published_inside = PG_INT64_MAX;
 
 static List *inline_projections(void);
 static void inline_apply(TriggerData *trigdata, List *projections);
-static int64 inline_apply_statement(TriggerData *trigdata, List *projections);
+static int64 inline_lowest_position(TriggerData *trigdata);
+static int	inline_read_from_start(TriggerData *trigdata);
+static void inline_apply_statement(TriggerData *trigdata, List *projections);
 static void inline_apply_nested(List *projections, int64 last);
 static void inline_apply_chunk(CqrsProjection *projection, CqrsBatch *batch, bool only_chunk);
 static void inline_lock(CqrsProjection *projection, text **keys, int nkeys, bool many);
@@ -108,7 +110,7 @@ cqrs_inline_trigger_apply(PG_FUNCTION_ARGS)
 
 	if (inside)
 	{
-		published_inside = true;
+		published_inside = Min(published_inside, inline_lowest_position(trigdata));
 		PG_RETURN_POINTER(NULL);
 	}
 	projections = inline_projections();
@@ -124,13 +126,12 @@ static void
 inline_apply(TriggerData *trigdata, List *projections)
 {
 	inside = true;
-	published_inside = false;
+	published_inside = PG_INT64_MAX;
 	PG_TRY();
 	{
-		int64		last = inline_apply_statement(trigdata, projections);
-
-		if (published_inside)
-			inline_apply_nested(projections, last);
+		inline_apply_statement(trigdata, projections);
+		if (published_inside < PG_INT64_MAX)
+			inline_apply_nested(projections, published_inside - 1);
 	}
 	PG_FINALLY();
 	{
@@ -139,19 +140,52 @@ inline_apply(TriggerData *trigdata, List *projections)
 	PG_END_TRY();
 }
 
-/* Apply the rows of the publisher's statement. Returns the highest position. */
+/*
+ * The lowest position among the rows of a nested statement. Those below it were
+ * published by the publisher, and applied, before: a function in its VALUES, or
+ * another trigger, may have drawn positions beyond those of its own rows.
+ */
 static int64
-inline_apply_statement(TriggerData *trigdata, List *projections)
+inline_lowest_position(TriggerData *trigdata)
 {
 	CqrsReadLimit limit = {.events = MAX_CHUNK_EVENTS,.bytes = MAX_CHUNK_BYTES};
+	int64		lowest = PG_INT64_MAX;
+	bool		end;
+
+	inline_read_from_start(trigdata);
+	do
+	{
+		CqrsBatch  *batch = cqrs_event_batch_create(false);
+
+		end = cqrs_outbox_read_inserted(batch, trigdata, limit);
+		if (batch->nevents > 0)
+			lowest = Min(lowest, batch->events[0].position);
+		cqrs_event_batch_free(batch);
+	} while (!end);
+	return lowest;
+}
+
+/* Begin to read the transition table, with a read pointer of our own. */
+static int
+inline_read_from_start(TriggerData *trigdata)
+{
 	int			read_pointer = tuplestore_alloc_read_pointer(trigdata->tg_newtable,
 															 EXEC_FLAG_REWIND);
-	int64		last = 0;
-	bool		first = true;
-	bool		end;
 
 	tuplestore_select_read_pointer(trigdata->tg_newtable, read_pointer);
 	tuplestore_rescan(trigdata->tg_newtable);
+	return read_pointer;
+}
+
+/* Apply the rows of the publisher's statement. */
+static void
+inline_apply_statement(TriggerData *trigdata, List *projections)
+{
+	CqrsReadLimit limit = {.events = MAX_CHUNK_EVENTS,.bytes = MAX_CHUNK_BYTES};
+	int			read_pointer = inline_read_from_start(trigdata);
+	bool		first = true;
+	bool		end;
+
 	do
 	{
 		CqrsBatch  *batch = cqrs_event_batch_create(false);
@@ -162,17 +196,14 @@ inline_apply_statement(TriggerData *trigdata, List *projections)
 		end = cqrs_outbox_read_inserted(batch, trigdata, limit);
 		foreach(lc, projections)
 			inline_apply_chunk(lfirst(lc), batch, first && end);
-		if (batch->nevents > 0)
-			last = Max(last, batch->events[batch->nevents - 1].position);
 		cqrs_event_batch_free(batch);
 		first = false;
 	} while (!end);
-	return last;
 }
 
 /*
- * Apply what handlers have published while they handled events up to a position,
- * and what handlers publish while they handle that, and so on.
+ * Apply what handlers have published beyond a position, and what handlers publish
+ * while they handle that, and so on.
  */
 static void
 inline_apply_nested(List *projections, int64 last)

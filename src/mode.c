@@ -38,8 +38,8 @@ static CqrsMember mode_drain(int32 projection, CqrsErrorPolicy policy);
 /*
  * Switch a projection that has all but caught up to inline, in the current
  * transaction, which is read committed and has not published. Returns false
- * where the publishers could not be locked out, or the projection stopped;
- * publishers wait until the transaction ends otherwise. Does nothing, and
+ * where the publishers could not be locked out, where the projection stopped, or
+ * where its handler has published while it caught up; publishers wait until the transaction ends otherwise. Does nothing, and
  * returns true, where the projection is not (or no longer) to be switched.
  */
 bool
@@ -55,6 +55,10 @@ cqrs_mode_enter_inline(int32 id, CqrsErrorPolicy policy)
 	if (!cqrs_outbox_lock_publishers())
 		return false;
 	if (mode_drain(id, policy).error != NULL)
+		return false;
+
+	/* what the handler has published just now is yet to be processed: once more */
+	if (cqrs_outbox_published_here())
 		return false;
 	cqrs_outbox_set_inline(true);
 	cqrs_projection_set_state(id, CQRS_STATE_RUNNING);

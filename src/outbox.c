@@ -8,12 +8,15 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/table.h"
 #include "access/xact.h"
 #include "catalog/dependency.h"
 #include "catalog/pg_sequence.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
+#include "commands/tablecmds.h"
+#include "commands/trigger.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "storage/lmgr.h"
@@ -287,6 +290,11 @@ cqrs_outbox_set_inline(bool wanted)
 	{
 		CreateTrigStmt *stmt = makeNode(CreateTrigStmt);
 		TriggerTransition *transition = makeNode(TriggerTransition);
+		Relation	rel = table_open(relid, NoLock);
+
+		/* a statement under way in this session would not call it */
+		CheckTableNotInUse(rel, "create the inline trigger of");
+		table_close(rel, NoLock);
 
 		transition->name = "events";
 		transition->isNew = true;

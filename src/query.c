@@ -14,9 +14,11 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_extension.h"
+#include "catalog/pg_namespace.h"
 #include "commands/extension.h"
 #include "miscadmin.h"
 #include "storage/lock.h"
@@ -28,6 +30,7 @@
 #include "query.h"
 
 #define CQRS_SCHEMA "cqrs"
+#define OUR_EXTENSION "cqrs_views"
 #define OUR_SEARCH_PATH "pg_catalog, pg_temp"
 
 /* hands each row of a statement to a CqrsRowFn */
@@ -41,6 +44,7 @@ typedef struct RowReceiver
 static void query_prepare(CqrsQuery *query);
 static void query_set(const char *name, const char *value);
 static Oid	query_owner(void);
+static Oid	query_schema(void);
 static bool row_receive(TupleTableSlot *slot, DestReceiver *self);
 static void row_startup(DestReceiver *self, int operation, TupleDesc typeinfo);
 static void row_shutdown(DestReceiver *self);
@@ -180,7 +184,7 @@ cqrs_query_leave_user(CqrsUserContext *context)
 Oid
 cqrs_query_relation(const char *relname, bool missing_ok)
 {
-	Oid			nspid = get_namespace_oid(CQRS_SCHEMA, true);
+	Oid			nspid = query_schema();
 	Oid			relid = OidIsValid(nspid) ? get_relname_relid(relname, nspid) : InvalidOid;
 
 	if (!OidIsValid(relid) && !missing_ok)
@@ -207,7 +211,7 @@ cqrs_query_lock_extension(void)
 	/* there is no cache for extensions; a new one has new tables */
 	if (relid != registry)
 	{
-		extension = get_extension_oid("cqrs_views", false);
+		extension = get_extension_oid(OUR_EXTENSION, false);
 		registry = relid;
 	}
 	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, ExtensionRelationId, extension, 0);
@@ -256,6 +260,30 @@ query_owner(void)
 	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
 	ReleaseSysCache(tuple);
 	return owner;
+}
+
+/*
+ * The schema, or InvalidOid where there is none that the extension made. In a
+ * database without the extension anybody who may create schemas can make one of
+ * that name, with tables like ours in it; workers come by, and must not take
+ * those tables' word for who owns a projection.
+ */
+static Oid
+query_schema(void)
+{
+	static Oid	ours = InvalidOid;
+	Oid			nspid = get_namespace_oid(CQRS_SCHEMA, true);
+	Oid			extension;
+
+	/* a schema leaves its extension only with it */
+	if (!OidIsValid(nspid) || nspid == ours)
+		return nspid;
+	extension = get_extension_oid(OUR_EXTENSION, true);
+	if (!OidIsValid(extension) ||
+		getExtensionOfObject(NamespaceRelationId, nspid) != extension)
+		return InvalidOid;
+	ours = nspid;
+	return nspid;
 }
 
 static bool

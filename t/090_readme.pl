@@ -37,13 +37,17 @@ foreach my $i (0 .. $#blocks)
 	else { unlike($got, qr/ERROR|FATAL|WARNING|the session has ended/, "block $i: $first") }
 }
 
-# Without what differs from run to run, or can't be seen.
+# Without what differs from run to run, or can't be seen. A notification comes when it comes: it goes to the end.
 sub plain
 {
 	my ($text) = @_;
 
 	$text =~ s/[ \t]+$//mg;
 	$text =~ s/with PID \d+/with PID N/g;
+	my @notifications = $text =~ /^(Asynchronous notification .*\n)/mg;
+	$text =~ s/^Asynchronous notification .*\n//mg;
+	$text = join '', $text, sort @notifications;
+	$text =~ s/\n{2,}/\n/g;
 	$text =~ s/\n+\z/\n/;
 	return $text;
 }
