@@ -56,7 +56,7 @@ static void catchup_member(CqrsMember *member, CqrsProjection *projection,
 						   CqrsBatch *batch, CqrsErrorPolicy policy);
 static void catchup_failed(CqrsMember *member, CqrsProjection *projection,
 						   CqrsErrorPolicy policy);
-static void catchup_foreign(CqrsMember *member, const CqrsCheckpoint *checkpoint,
+static void catchup_unusable(CqrsMember *member, const CqrsCheckpoint *checkpoint,
 							CqrsErrorPolicy policy);
 static void catchup_arrived(CqrsMember *member, CqrsProjection *projection);
 
@@ -141,11 +141,9 @@ catchup_lock(CqrsMember *members, int nmembers, bool wait, CqrsErrorPolicy polic
 		if (!member->locked)
 			continue;
 		checkpoint = cqrs_checkpoint_read(member->projection);
-		if (checkpoint == NULL)
-			elog(ERROR, "projection %d has no checkpoint", member->projection);
-		if (checkpoint->foreign)
+		if (checkpoint == NULL || checkpoint->foreign)
 		{
-			catchup_foreign(member, checkpoint, policy);
+			catchup_unusable(member, checkpoint, policy);
 			continue;
 		}
 		while (group < groups + ngroups &&
@@ -295,11 +293,25 @@ catchup_member(CqrsMember *member, CqrsProjection *projection, CqrsCheckpoint *c
 	TimestampTz started = GetCurrentTimestamp();
 
 	cqrs_apply_select(projection, batch, &applied);
-	if (policy == CQRS_ERROR_THROW)
+	if (policy == CQRS_ERROR_THROW && call_handler)
 		cqrs_apply_run(projection, batch, &applied, call_handler);
 	else if (applied.nevents > 0)
 		member->error = cqrs_apply_contained(projection, batch, &applied, call_handler);
 	member->duration = TimestampDifferenceMilliseconds(started, GetCurrentTimestamp());
+
+	/*
+	 * What publishers have applied is processed, whatever happens here: a stop
+	 * would have it applied again. Listeners have to do without the keys.
+	 */
+	if (member->error != NULL && !call_handler)
+	{
+		ereport(LOG,
+				(errmsg("projection \"%s\" notifies without keys: %s",
+						NameStr(projection->name), member->error->message),
+				 errhidestmt(true)));
+		member->error = NULL;
+		applied.keys = NULL;
+	}
 	if (member->error != NULL)
 	{
 		member->more = false;
@@ -364,14 +376,14 @@ catchup_failed(CqrsMember *member, CqrsProjection *projection, CqrsErrorPolicy p
 
 /* A checkpoint that can't be gone on from stops its projection. */
 static void
-catchup_foreign(CqrsMember *member, const CqrsCheckpoint *checkpoint, CqrsErrorPolicy policy)
+catchup_unusable(CqrsMember *member, const CqrsCheckpoint *checkpoint, CqrsErrorPolicy policy)
 {
 	MemoryContext context = CurrentMemoryContext;
 
 	/* nothing to roll back: it looks at the checkpoint only */
 	PG_TRY();
 	{
-		cqrs_checkpoint_refuse_foreign(checkpoint);
+		cqrs_checkpoint_refuse_unusable(checkpoint);
 	}
 	PG_CATCH();
 	{

@@ -106,12 +106,17 @@ cqrs_checkpoint_peek(int32 projection)
 }
 
 /*
- * Throw where the checkpoint was made under other transaction ids than this
- * database's, that is, restored from a dump.
+ * Throw where the checkpoint is missing (NULL), or was made under other
+ * transaction ids than this database's, that is, restored from a dump.
  */
 void
-cqrs_checkpoint_refuse_foreign(const CqrsCheckpoint *checkpoint)
+cqrs_checkpoint_refuse_unusable(const CqrsCheckpoint *checkpoint)
 {
+	if (checkpoint == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("the projection has no row in cqrs.checkpoint"),
+				 errhint("Drop the projection and create it again.")));
 	if (checkpoint->foreign)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),

@@ -30,7 +30,7 @@ typedef struct CqrsCheckpoint
 extern bool cqrs_checkpoint_lock(int32 projection, bool wait);
 extern CqrsCheckpoint *cqrs_checkpoint_read(int32 projection);
 extern CqrsCheckpoint *cqrs_checkpoint_peek(int32 projection);
-extern void cqrs_checkpoint_refuse_foreign(const CqrsCheckpoint *checkpoint);
+extern void cqrs_checkpoint_refuse_unusable(const CqrsCheckpoint *checkpoint);
 extern bool cqrs_checkpoint_equal(const CqrsCheckpoint *a, const CqrsCheckpoint *b);
 extern void cqrs_checkpoint_advance(CqrsCheckpoint *checkpoint, int64 events);
 extern void cqrs_checkpoint_insert(int32 projection, Datum done);

@@ -362,7 +362,7 @@ hash_keys(CqrsProjection *projection, text **keys, int nkeys, uint32 **hashes)
 	int			n = 0;
 
 	for (int i = 0; i < nkeys; i++)
-		result[i] = keys[i] == NULL ? 0 :
+		result[i] = keys[i] == NULL ? hash_bytes_uint32(projection->id) :
 			(uint32) hash_bytes_extended((unsigned char *) VARDATA_ANY(keys[i]),
 										 VARSIZE_ANY_EXHDR(keys[i]), projection->id);
 	qsort(result, nkeys, sizeof(uint32), hash_compare);

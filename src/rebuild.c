@@ -10,6 +10,7 @@
  */
 #include "postgres.h"
 
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
@@ -33,9 +34,13 @@ cqrs_rebuild_start(CqrsProjection *projection)
 	CqrsUserContext user;
 	CqrsWriters writers;
 
-	cqrs_checkpoint_refuse_foreign(cqrs_checkpoint_peek(projection->id));
+	cqrs_checkpoint_refuse_unusable(cqrs_checkpoint_peek(projection->id));
 	if (was_inline)
 		cqrs_mode_leave_inline(projection);
+
+	/* before they are looked at: they are named again to be emptied */
+	for (int i = 0; i < projection->nread_tables; i++)
+		LockRelationOid(projection->read_tables[i], AccessExclusiveLock);
 	for (int i = 0; i < projection->nread_tables; i++)
 		cqrs_read_table_check(projection->read_tables[i], projection->owner);
 

@@ -496,7 +496,7 @@ become_inline(int32 id)
 	int			batch_size = projection->batch_size ? projection->batch_size : cqrs_guc_batch_size;
 	bool		small = false;
 
-	if (!checkpoint->frozen)
+	if (checkpoint != NULL && !checkpoint->frozen)
 	{
 		Datum		now;
 
