@@ -54,14 +54,15 @@
 #define MATE_PATIENCE 10000
 
 /*
- * Under a steady stream of small batches a round begins no sooner than so many
- * times its predecessor's duration after that began, but at most so long after:
- * the worker would otherwise take from the publishers, at each of their group
- * commits, the processor that they share. Single events are not delayed, nor is
- * anything while somebody waits for a projection. us
+ * Under a heavy stream of events a worker that runs at each of the publishers'
+ * group commits takes processor time from them, and gains nothing but small
+ * batches. So it rests after each round, for each event that it found, up to a
+ * limit. A stream of less than one event in that time (3,000 a second) finds it
+ * awake: the rest between two events shrinks the next one. Nor is anything
+ * delayed while somebody waits for a projection. us
  */
-#define REST_FACTOR 5
-#define MAX_REST 3000
+#define REST_PER_EVENT 300
+#define MAX_REST 10000
 
 /* between two attempts to switch a projection to inline; ms */
 #define SWITCH_PAUSE 1000
@@ -86,7 +87,7 @@ typedef struct BatchLimit
 /* what a pass leaves to do */
 typedef struct PassOutcome
 {
-	bool		worked;			/* there were events */
+	int			nevents;		/* that a projection took at most */
 	bool		more;			/* go on at once */
 	bool		leave;			/* the extension is gone */
 	int			round;			/* passes it takes to look at all projections */
@@ -102,7 +103,7 @@ static bool mate_useful = false;
 
 static void worker_settings(void);
 static void worker_loop(void);
-static void worker_rest(TimestampTz until);
+static void worker_rest(TimestampTz since, int64 rest);
 static PassOutcome worker_pass(void);
 static int	worker_choose(CqrsMember *members, CqrsProjection **projections, int *round);
 static int	worker_share(int n);
@@ -195,8 +196,7 @@ worker_loop(void)
 	TimestampTz last_work = GetCurrentTimestamp();
 	uint64		seen = 0;
 	int			passes_left = 0;	/* of a round */
-	TimestampTz round_started = 0;
-	TimestampTz next_round = 0;
+	int64		rest = 0;		/* after the round; us */
 
 	for (;;)
 	{
@@ -214,9 +214,8 @@ worker_loop(void)
 		/* what is published later wakes, or starts another round */
 		if (passes_left == 0)
 		{
-			worker_rest(next_round);
-			round_started = GetCurrentTimestamp();
-			next_round = 0;
+			worker_rest(last_work, rest);
+			rest = 0;
 			seen = cqrs_shmem_worker_look();
 		}
 		outcome = worker_pass();
@@ -227,16 +226,13 @@ worker_loop(void)
 		}
 		for (int i = 0; i < outcome.nswitching; i++)
 			worker_switch(outcome.switching[i]);
-		if (outcome.worked)
-		{
+		if (outcome.nevents > 0)
 			last_work = GetCurrentTimestamp();
-			next_round = round_started +
-				Min((last_work - round_started) * REST_FACTOR, MAX_REST);
-		}
+		rest = Min(rest + outcome.nevents * REST_PER_EVENT, MAX_REST);
 		passes_left = (passes_left == 0 ? outcome.round : passes_left) - 1;
 		unfinished = outcome.more || outcome.nswitching > 0 || outcome.next_retry_at != 0;
 		if (outcome.more)
-			passes_left = next_round = 0;
+			passes_left = rest = 0;
 		else if (passes_left <= 0)
 		{
 			passes_left = 0;
@@ -245,14 +241,14 @@ worker_loop(void)
 	}
 }
 
-/* Wait until a moment that is MAX_REST ahead at most, unless somebody waits for us. */
+/* Wait until so long after a moment has passed, unless somebody waits for us. */
 static void
-worker_rest(TimestampTz until)
+worker_rest(TimestampTz since, int64 rest)
 {
-	TimestampTz now = GetCurrentTimestamp();
+	int64		remaining = since + rest - GetCurrentTimestamp();
 
-	if (until > now && until - now <= MAX_REST && !cqrs_shmem_worker_is_awaited())
-		pg_usleep(until - now);
+	if (remaining > 0 && remaining <= MAX_REST && !cqrs_shmem_worker_is_awaited())
+		pg_usleep(remaining);
 }
 
 /* One pass in a transaction of its own. */
@@ -296,7 +292,7 @@ worker_pass(void)
 
 	worker_collect(&outcome, members, nmembers,
 				   TimestampDifferenceMilliseconds(started, GetCurrentTimestamp()));
-	if (outcome.worked)
+	if (outcome.nevents > 0)
 	{
 		cqrs_shmem_announce();
 		pgstat_report_stat(false);
@@ -393,7 +389,7 @@ worker_collect(PassOutcome *outcome, const CqrsMember *members, int nmembers, lo
 		if (!member->locked)
 			continue;
 		limit->turn = member->postponed;
-		outcome->worked |= member->nevents > 0;
+		outcome->nevents = Max(outcome->nevents, member->nevents);
 		outcome->more |= member->more;
 		if (member->wants_switch)
 			outcome->switching[outcome->nswitching++] = member->projection;
