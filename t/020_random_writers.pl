@@ -161,7 +161,7 @@ sub run_phase
 	my $stranger;
 	my $late = '';
 
-	push @sessions, start_session($database, "${phase}_$_", writer_script($_, $deadline))
+	push @sessions, start_session($database, "${phase}_$_", writer_script($_, $deadline, $duration))
 	  foreach 1 .. $writers;
 
 	# one that is always late, and fails for nothing that the others do, so that the controls can rely on it
@@ -255,14 +255,14 @@ sub until_deadline
 	  map { "SELECT clock_timestamp() > to_timestamp($deadline) AS done \\gset\n\\if :done\n\\q\n\\endif\n$_" } @parts;
 }
 
-# A script of random transactions.
+# A script of random transactions, more of them than there is time for.
 sub writer_script
 {
-	my ($writer, $deadline) = @_;
+	my ($writer, $deadline, $duration) = @_;
 
 	# without scans of tables, which make any two serializable transactions conflict
 	return "SET lock_timeout = '1s';\nSET synchronous_commit = off;\nSET enable_seqscan = off;\n"
-	  . until_deadline($deadline, map { transaction($writer) } 1 .. 400);
+	  . until_deadline($deadline, map { transaction($writer) } 1 .. 50 + 30 * $duration);
 }
 
 sub transaction
