@@ -206,14 +206,17 @@ catchup_batch(PassGroup *group, CqrsBatch *batch, Datum current, bool small_only
 	CqrsCheckpoint next = *group->checkpoint;
 	bool		postponed = !catchup_read(batch, &next, current, catchup_limit(group),
 										  small_only);
-	bool		moved = !postponed && (batch->nevents > 0 || group->checkpoint->frozen);
+	bool		was_frozen = group->checkpoint->frozen;
+	bool		moved = !postponed && (batch->nevents > 0 || was_frozen);
 
 	for (int i = 0; i < group->nmembers; i++)
 	{
 		CqrsMember *member = group->members[i];
 
 		member->nevents = batch->nevents;
-		member->more = postponed || next.frozen;
+
+		/* at the end of a frozen interval there may be what came after it was frozen */
+		member->more = postponed || next.frozen || was_frozen;
 		member->postponed = postponed;
 		if (moved)
 			catchup_member(member, group->projections[i], group->checkpoints[i], &next,

@@ -31,11 +31,11 @@
 	pg_class_ownercheck(oid, role)
 #endif
 
-/* 17 added the "or stronger" argument */
+/* 17 added the "or stronger" argument; its predecessor came with 15.9 and 16.5 only */
 #if PG_VERSION_NUM >= 170000
-#define cqrs_compat_lock_held(tag, mode) LockHeldByMe(tag, mode, true)
+#define cqrs_compat_lock_held(tag, mode) LockHeldByMe(tag, mode, false)
 #else
-#define cqrs_compat_lock_held(tag, mode) LockOrStrongerHeldByMe(tag, mode)
+#define cqrs_compat_lock_held(tag, mode) LockHeldByMe(tag, mode)
 #endif
 
 /* 17 made the process number a global */

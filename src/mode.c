@@ -52,7 +52,7 @@ cqrs_mode_enter_inline(int32 id, CqrsErrorPolicy policy)
 	if (projection == NULL || projection->mode != CQRS_MODE_INLINE ||
 		projection->state != CQRS_STATE_SWITCHING)
 		return true;
-	if (!cqrs_outbox_lock_publishers())
+	if (!cqrs_outbox_lock_publishers(NULL, 0))
 		return false;
 	if (mode_drain(id, policy).error != NULL)
 		return false;
@@ -70,22 +70,26 @@ cqrs_mode_enter_inline(int32 id, CqrsErrorPolicy policy)
  * Take a running inline projection away from the publishers, in the current
  * transaction, under the projection's lock. Everything committed so far is
  * processed then, by its checkpoint too, and announced; the caller gives it a
- * new mode or state. Throws where the publishers can't be locked out.
+ * new mode or state. With lock_read_tables, takes ACCESS EXCLUSIVE on those, too,
+ * for a caller who needs it: waiting for that later would keep publishers waiting.
+ * Throws where the locks are not to be had.
  */
 void
-cqrs_mode_leave_inline(CqrsProjection *projection)
+cqrs_mode_leave_inline(CqrsProjection *projection, bool lock_read_tables)
 {
+	int			nrelids = lock_read_tables ? projection->nread_tables : 0;
 	int			attempt = 0;
 
 	cqrs_mode_require_clean_transaction("take a projection out of inline mode");
-	while (!cqrs_outbox_lock_publishers())
+	while (!cqrs_outbox_lock_publishers(projection->read_tables, nrelids))
 	{
 		if (++attempt >= LEAVE_ATTEMPTS)
 			ereport(ERROR,
 					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
 					 errmsg("could not lock out the publishers of inline projection \"%s\"",
 							NameStr(projection->name)),
-					 errdetail("Transactions that have published are in progress or prepared, or cqrs.outbox is being vacuumed or altered."),
+					 errdetail("Transactions that have published are in progress or prepared, or cqrs.outbox is being vacuumed or altered%s.",
+							   nrelids > 0 ? ", or a read table is in use" : ""),
 					 errhint("Try again; pg_stat_activity and pg_prepared_xacts show them.")));
 		CHECK_FOR_INTERRUPTS();
 		pg_usleep(LEAVE_PAUSE_US);

@@ -9,7 +9,7 @@
 #include "projection.h"
 
 extern bool cqrs_mode_enter_inline(int32 projection, CqrsErrorPolicy policy);
-extern void cqrs_mode_leave_inline(CqrsProjection *projection);
+extern void cqrs_mode_leave_inline(CqrsProjection *projection, bool lock_read_tables);
 extern void cqrs_mode_forget_inline(int32 projection);
 extern void cqrs_mode_require_clean_transaction(const char *what);
 

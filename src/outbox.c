@@ -40,9 +40,14 @@
 
 /* has the current transaction published, or changed what workers do? */
 static bool wake_at_commit = false;
+
+/* has it committed, and holds its locks still? */
+static bool wake_now = false;
 static void (*waker) (void) = NULL;
 
 static void outbox_xact_callback(XactEvent event, void *arg);
+static void outbox_release_callback(ResourceReleasePhase phase, bool isCommit,
+									bool isTopLevel, void *arg);
 static void outbox_check_sequence(void);
 static bool outbox_keep_position(TupleTableSlot *slot, void *arg);
 
@@ -53,6 +58,7 @@ void
 cqrs_outbox_init(void)
 {
 	RegisterXactCallback(outbox_xact_callback, NULL);
+	RegisterResourceReleaseCallback(outbox_release_callback, NULL);
 }
 
 /*
@@ -226,18 +232,18 @@ cqrs_outbox_check_rights(Oid roleid, bool inline_mode)
 /*
  * Wait until every transaction that published has ended, and let no other
  * publish before the current transaction ends. Publishers queue behind the
- * request, so it is given up after a short time: returns false then.
+ * request, so it is given up after a short time: returns false then. They would
+ * also queue behind a wait for tables that are locked after the outbox, so what
+ * is wanted of those (ACCESS EXCLUSIVE, on relids) is locked here, without
+ * waiting, or all is given up.
  */
 bool
-cqrs_outbox_lock_publishers(void)
+cqrs_outbox_lock_publishers(const Oid *relids, int nrelids)
 {
 	Oid			relid = cqrs_query_relation("outbox", false);
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
 	volatile bool locked = false;
-
-	if (ConditionalLockRelationOid(relid, ShareRowExclusiveLock))
-		return true;
 
 	BeginInternalSubTransaction(NULL);
 	PG_TRY();
@@ -251,6 +257,11 @@ cqrs_outbox_lock_publishers(void)
 								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
 		LockRelationOid(relid, ShareRowExclusiveLock);
 		AtEOXact_GUC(true, nest_level);
+		for (int i = 0; i < nrelids; i++)
+			if (!ConditionalLockRelationOid(relids[i], AccessExclusiveLock))
+				ereport(ERROR,
+						(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+						 errmsg("could not lock a read table")));
 		ReleaseCurrentSubTransaction();
 		locked = true;
 	}
@@ -331,8 +342,7 @@ outbox_xact_callback(XactEvent event, void *arg)
 	switch (event)
 	{
 		case XACT_EVENT_COMMIT:
-			if (wake_at_commit && waker)
-				waker();
+			wake_now = wake_at_commit;
 			wake_at_commit = false;
 			break;
 		case XACT_EVENT_ABORT:
@@ -342,6 +352,22 @@ outbox_xact_callback(XactEvent event, void *arg)
 		default:
 			break;
 	}
+}
+
+/*
+ * Wake the workers when the transaction's locks are released and what it has
+ * changed is known to all: a worker that came earlier would find the projection
+ * locked, or as it was, and go to sleep again.
+ */
+static void
+outbox_release_callback(ResourceReleasePhase phase, bool isCommit, bool isTopLevel,
+						void *arg)
+{
+	if (!wake_now || phase != RESOURCE_RELEASE_AFTER_LOCKS || !isTopLevel)
+		return;
+	wake_now = false;
+	if (waker)
+		waker();
 }
 
 /*

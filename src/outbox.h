@@ -20,7 +20,7 @@ extern void cqrs_outbox_grant(Oid roleid);
 
 /* the inline trigger */
 extern void cqrs_outbox_check_rights(Oid roleid, bool inline_mode);
-extern bool cqrs_outbox_lock_publishers(void);
+extern bool cqrs_outbox_lock_publishers(const Oid *relids, int nrelids);
 extern void cqrs_outbox_set_inline(bool wanted);
 
 #endif							/* CQRS_OUTBOX_H */

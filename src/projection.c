@@ -461,8 +461,8 @@ registry_current(void)
 	fresh->context = context;
 
 	/* before reading: what changes while we read makes the result stale again */
-	registry_stale = false;
 	registry_relid = cqrs_query_relation("registry", false);
+	registry_stale = false;
 	PG_TRY();
 	{
 		cqrs_query_run(&query, NULL, NULL, registry_add_row, fresh);

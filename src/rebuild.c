@@ -36,7 +36,7 @@ cqrs_rebuild_start(CqrsProjection *projection)
 
 	cqrs_checkpoint_refuse_unusable(cqrs_checkpoint_peek(projection->id));
 	if (was_inline)
-		cqrs_mode_leave_inline(projection);
+		cqrs_mode_leave_inline(projection, true);
 
 	/* before they are looked at: they are named again to be emptied */
 	for (int i = 0; i < projection->nread_tables; i++)

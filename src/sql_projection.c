@@ -179,7 +179,7 @@ cqrs_sql_alter_projection(PG_FUNCTION_ARGS)
 	/* publishers under two modes, or two keys, would not exclude each other */
 	if (was_inline && (columns.mode != CQRS_MODE_INLINE ||
 					   strcmp(columns.key, projection->key_expression) != 0))
-		cqrs_mode_leave_inline(projection);
+		cqrs_mode_leave_inline(projection, false);
 	if (columns.mode != projection->mode)
 	{
 		if (columns.mode == CQRS_MODE_INLINE)
@@ -218,7 +218,7 @@ cqrs_sql_drop_projection(PG_FUNCTION_ARGS)
 	bool		drop = !PG_ARGISNULL(1) && PG_GETARG_BOOL(1);
 
 	if (was_inline)
-		cqrs_mode_leave_inline(projection);
+		cqrs_mode_leave_inline(projection, true);
 	for (int i = 0; i < projection->nread_tables; i++)
 	{
 		Oid			relid = projection->read_tables[i];
@@ -254,7 +254,7 @@ cqrs_sql_pause_projection(PG_FUNCTION_ARGS)
 	if (projection->state == CQRS_STATE_PAUSED)
 		PG_RETURN_VOID();
 	if (was_inline)
-		cqrs_mode_leave_inline(projection);
+		cqrs_mode_leave_inline(projection, false);
 	cqrs_projection_set_state(projection->id, CQRS_STATE_PAUSED);
 	if (was_inline)
 		cqrs_mode_forget_inline(projection->id);
