@@ -45,4 +45,11 @@
 #define cqrs_compat_my_proc_number() (MyProc->pgprocno)
 #endif
 
+/* 17 added a timeout of whole transactions, which holds in background workers, too */
+#if PG_VERSION_NUM >= 170000
+#define CQRS_COMPAT_TIMEOUTS_OFF {"transaction_timeout", "0"},
+#else
+#define CQRS_COMPAT_TIMEOUTS_OFF
+#endif
+
 #endif							/* CQRS_COMPAT_H */

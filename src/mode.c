@@ -38,8 +38,9 @@ static CqrsMember mode_drain(int32 projection, CqrsErrorPolicy policy);
 /*
  * Switch a projection that has all but caught up to inline, in the current
  * transaction, which is read committed and has not published. Returns false
- * where the publishers could not be locked out, where the projection stopped, or
- * where its handler has published while it caught up; publishers wait until the transaction ends otherwise. Does nothing, and
+ * where the publishers, or by a worker the projection, could not be locked, where
+ * the projection stopped, or where its handler has published while it caught up;
+ * publishers wait until the transaction ends otherwise. Does nothing, and
  * returns true, where the projection is not (or no longer) to be switched.
  */
 bool
@@ -47,7 +48,9 @@ cqrs_mode_enter_inline(int32 id, CqrsErrorPolicy policy)
 {
 	CqrsProjection *projection;
 
-	cqrs_checkpoint_lock(id, true);
+	/* a worker has others to look after, and tries again */
+	if (!cqrs_checkpoint_lock(id, policy != CQRS_ERROR_RETRY))
+		return false;
 	projection = cqrs_projection_get(id);
 	if (projection == NULL || projection->mode != CQRS_MODE_INLINE ||
 		projection->state != CQRS_STATE_SWITCHING)

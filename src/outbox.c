@@ -19,11 +19,13 @@
 #include "commands/trigger.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
+#include "parser/parse_func.h"
 #include "storage/lmgr.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/rel.h"
 #include "utils/resowner.h"
 #include "utils/syscache.h"
 #include "utils/xid8.h"
@@ -48,6 +50,7 @@ static void (*waker) (void) = NULL;
 static void outbox_xact_callback(XactEvent event, void *arg);
 static void outbox_release_callback(ResourceReleasePhase phase, bool isCommit,
 									bool isTopLevel, void *arg);
+static Oid	outbox_inline_trigger(Oid relid);
 static void outbox_check_sequence(void);
 static bool outbox_keep_position(TupleTableSlot *slot, void *arg);
 
@@ -141,7 +144,7 @@ cqrs_outbox_publish(Datum *values, const char *nulls)
 		.argtypes = {TEXTOID, TEXTOID, TEXTOID, JSONBOID, JSONBOID, UUIDOID, INT8OID,
 		TIMESTAMPTZOID}
 	};
-	Datum		position = Int64GetDatum(0);
+	int64		position = 0;
 	Oid			relid = cqrs_query_relation("outbox", false);
 
 	/* for a hint; the statement checks it column by column */
@@ -154,7 +157,7 @@ cqrs_outbox_publish(Datum *values, const char *nulls)
 				 errhint("SELECT cqrs.grant_publish(%s);",
 						 quote_literal_cstr(quote_identifier(GetUserNameFromId(GetUserId(), false))))));
 	cqrs_query_run(&query, values, nulls, outbox_keep_position, &position);
-	return DatumGetInt64(position);
+	return position;
 }
 
 /*
@@ -294,7 +297,7 @@ void
 cqrs_outbox_set_inline(bool wanted)
 {
 	Oid			relid = cqrs_query_relation("outbox", false);
-	Oid			trigger = get_trigger_oid(relid, INLINE_TRIGGER, true);
+	Oid			trigger = outbox_inline_trigger(relid);
 	CqrsUserContext user;
 
 	if (wanted && !OidIsValid(trigger))
@@ -371,6 +374,27 @@ outbox_release_callback(ResourceReleasePhase phase, bool isCommit, bool isTopLev
 }
 
 /*
+ * The inline trigger, or InvalidOid. One of that name that calls something else
+ * is none; CREATE TRIGGER refuses then.
+ */
+static Oid
+outbox_inline_trigger(Oid relid)
+{
+	List	   *name = list_make2(makeString("cqrs"), makeString("apply_inline"));
+	Oid			function = LookupFuncName(name, 0, NULL, false);
+	Relation	rel = table_open(relid, AccessShareLock);
+	TriggerDesc *triggers = rel->trigdesc;
+	Oid			result = InvalidOid;
+
+	for (int i = 0; triggers != NULL && i < triggers->numtriggers; i++)
+		if (strcmp(triggers->triggers[i].tgname, INLINE_TRIGGER) == 0 &&
+			triggers->triggers[i].tgfoid == function)
+			result = triggers->triggers[i].tgoid;
+	table_close(rel, NoLock);
+	return result;
+}
+
+/*
  * Sessions that draw positions from a cache of their own draw them out of
  * causal order. Checked once per publishing transaction: it costs two look-ups
  * in the system caches.
@@ -402,7 +426,7 @@ outbox_keep_position(TupleTableSlot *slot, void *arg)
 {
 	bool		isnull;
 
-	*(Datum *) arg = slot_getattr(slot, 1, &isnull);
+	*(int64 *) arg = DatumGetInt64(slot_getattr(slot, 1, &isnull));
 	return true;
 }
 

@@ -143,13 +143,11 @@ cqrs_outbox_read_bounds(Datum done, Datum current, int64 *low, int64 *high)
 		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_INDEXED
 	};
 	Datum		args[2] = {snapshot_xmax(done), snapshot_xmax(current)};
-	Datum		result = Int64GetDatum(1);
 
+	*low = 1;
 	if (!snapshot_is_empty(done))
-		cqrs_query_run(&minimum, args, NULL, read_keep_first, &result);
-	*low = DatumGetInt64(result);
-	cqrs_query_run(&maximum, NULL, NULL, read_keep_first, &result);
-	*high = DatumGetInt64(result);
+		cqrs_query_run(&minimum, args, NULL, read_keep_first, low);
+	cqrs_query_run(&maximum, NULL, NULL, read_keep_first, high);
 }
 
 /*
@@ -284,10 +282,10 @@ cqrs_outbox_read_last_position(void)
 		.sql = "SELECT coalesce(max(position), 0) FROM cqrs.outbox",
 		.flags = CQRS_QUERY_LATEST | CQRS_QUERY_INDEXED
 	};
-	Datum		position = Int64GetDatum(0);
+	int64		position = 0;
 
 	cqrs_query_run(&query, NULL, NULL, read_keep_first, &position);
-	return DatumGetInt64(position);
+	return position;
 }
 
 /*
@@ -319,11 +317,11 @@ cqrs_outbox_read_xid(int64 position, FullTransactionId *xid)
 		.argtypes = {INT8OID}
 	};
 	Datum		arg = Int64GetDatum(position);
-	Datum		result;
+	int64		result;
 
 	if (cqrs_query_run(&query, &arg, NULL, read_keep_first, &result) == 0)
 		return false;
-	*xid = DatumGetFullTransactionId(result);
+	*xid = FullTransactionIdFromU64((uint64) result);
 	return true;
 }
 
@@ -437,13 +435,13 @@ read_add_row(TupleTableSlot *slot, void *arg)
 	return true;
 }
 
-/* Keeps the first column, a pass-by-value one, of the only row. */
+/* Keeps the first column, a bigint or xid8, of the only row. */
 static bool
 read_keep_first(TupleTableSlot *slot, void *arg)
 {
 	bool		isnull;
 
-	*(Datum *) arg = slot_getattr(slot, 1, &isnull);
+	*(int64 *) arg = DatumGetInt64(slot_getattr(slot, 1, &isnull));
 	return true;
 }
 

@@ -44,7 +44,8 @@ typedef struct Drive
 {
 	MemoryContext context;
 	List	   *ids;			/* projections still to be processed */
-	ErrorData  *error;			/* the first that stopped one of them */
+	ErrorData  *error;			/* the first that stopped one of them, */
+	MemoryContext error_context;	/* and the memory that it lives in */
 	char	   *stopped;		/* its name */
 } Drive;
 
@@ -268,7 +269,9 @@ drive_run(Drive *drive)
 static List *
 drive_pass(Drive *drive)
 {
-	MemoryContext old = MemoryContextSwitchTo(drive->context);
+	MemoryContext pass = AllocSetContextCreate(drive->context, "cqrs_views pass",
+											   ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(pass);
 	CqrsMember	members[CQRS_CATCHUP_MAX_PROJECTIONS];
 	int			n = 0;
 	List	   *switching = NIL;
@@ -279,6 +282,9 @@ drive_pass(Drive *drive)
 			members[n++] = (CqrsMember) {.projection = lfirst_int(lc)};
 
 	cqrs_catchup_pass(members, n, true, CQRS_ERROR_STOP);
+
+	/* what is kept outlives the pass */
+	MemoryContextSwitchTo(drive->context);
 	for (int i = 0; i < n; i++)
 	{
 		CqrsProjection *projection = cqrs_projection_get(members[i].projection);
@@ -295,6 +301,10 @@ drive_pass(Drive *drive)
 			drive->ids = list_delete_int(drive->ids, members[i].projection);
 	}
 	MemoryContextSwitchTo(old);
+	if (drive->error_context == NULL && drive->error != NULL)
+		drive->error_context = pass;
+	else
+		MemoryContextDelete(pass);
 	return switching;
 }
 

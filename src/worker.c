@@ -40,6 +40,7 @@
 #include "utils/wait_event.h"
 
 #include "catchup.h"
+#include "compat.h"
 #include "guc.h"
 #include "mode.h"
 #include "projection.h"
@@ -176,6 +177,7 @@ worker_settings(void)
 		{"default_transaction_read_only", "off"},
 		{"default_transaction_deferrable", "off"},
 		{"session_replication_role", "origin"},
+		CQRS_COMPAT_TIMEOUTS_OFF
 		{"statement_timeout", "0"},
 		{"idle_in_transaction_session_timeout", "0"},
 		/* who locks a read table for long makes one projection wait, not all */
