@@ -306,7 +306,8 @@ catchup_member(CqrsMember *member, CqrsProjection *projection, CqrsCheckpoint *c
 	 * What publishers have applied is processed, whatever happens here: a stop
 	 * would have it applied again. Listeners have to do without the keys.
 	 */
-	if (member->error != NULL && !call_handler)
+	if (member->error != NULL && !call_handler &&
+		!cqrs_apply_error_is_transient(member->error))
 	{
 		ereport(LOG,
 				(errmsg("projection \"%s\" notifies without keys: %s",
@@ -315,6 +316,8 @@ catchup_member(CqrsMember *member, CqrsProjection *projection, CqrsCheckpoint *c
 		member->error = NULL;
 		applied.keys = NULL;
 	}
+	if (member->error != NULL && policy == CQRS_ERROR_THROW)
+		ReThrowError(member->error);
 	if (member->error != NULL)
 	{
 		member->more = false;
