@@ -71,7 +71,7 @@
 /* batches start at this size; they grow while they are quick, shrink when not */
 #define FIRST_LIMIT 100
 #define MAX_LIMIT 1000000
-#define VERY_QUICK 50			/* ms */
+#define MAX_GROWTH 64			/* times, towards a batch that takes QUICK */
 #define QUICK 250				/* ms */
 #define SLOW 1000				/* ms */
 
@@ -404,7 +404,8 @@ worker_collect(PassOutcome *outcome, const CqrsMember *members, int nmembers, lo
 		if (member->nevents > 0 && duration > SLOW)
 			limit->events = Max(limit->events / 2, 1);
 		else if (member->more && member->nevents > 0 && duration < QUICK)
-			limit->events = Min(limit->events * (duration < VERY_QUICK ? 4 : 2), MAX_LIMIT);
+			limit->events = Min(limit->events * Max(2, Min(QUICK / (duration + 1), MAX_GROWTH)),
+								MAX_LIMIT);
 	}
 }
 
