@@ -69,7 +69,7 @@ static void catchup_arrived(CqrsMember *member, CqrsProjection *projection);
 void
 cqrs_catchup_pass(CqrsMember *members, int nmembers, bool wait, CqrsErrorPolicy policy)
 {
-	PassGroup	   *groups = palloc(nmembers * sizeof(PassGroup));
+	PassGroup  *groups = palloc(nmembers * sizeof(PassGroup));
 	int			ngroups;
 	int			turn;
 	bool		found = false;
@@ -136,7 +136,7 @@ catchup_lock(CqrsMember *members, int nmembers, bool wait, CqrsErrorPolicy polic
 	{
 		CqrsMember *member = &members[i];
 		CqrsCheckpoint *checkpoint;
-		PassGroup	   *group = groups;
+		PassGroup  *group = groups;
 
 		if (!member->locked)
 			continue;

@@ -40,6 +40,7 @@
 static MemoryContext kept_context = NULL;
 static bool kept_in_use = false;
 
+static TupleDesc event_desc(void);
 static void batch_append(CqrsBatch *batch, HeapTuple tuple, int64 position);
 static int	event_compare(const void *a, const void *b);
 static Node *key_raw_parse(const char *sql);
@@ -60,8 +61,8 @@ cqrs_event_type(void)
 }
 
 /* The descriptor of cqrs.event: a copy in the current memory context. */
-TupleDesc
-cqrs_event_desc(void)
+static TupleDesc
+event_desc(void)
 {
 	TupleDesc	desc = lookup_rowtype_tupdesc_copy(cqrs_event_type(), -1);
 
@@ -93,7 +94,7 @@ cqrs_event_batch_create(bool keep_memory)
 	batch = palloc0(sizeof(CqrsBatch));
 	batch->context = context;
 	batch->kept = keep;
-	batch->desc = cqrs_event_desc();
+	batch->desc = event_desc();
 	batch->capacity = 64;
 	batch->events = palloc(batch->capacity * sizeof(CqrsEvent));
 	MemoryContextSwitchTo(old);

@@ -59,7 +59,6 @@ typedef struct CqrsKey
 } CqrsKey;
 
 extern Oid	cqrs_event_type(void);
-extern TupleDesc cqrs_event_desc(void);
 extern CqrsBatch *cqrs_event_batch_create(bool keep_memory);
 extern void cqrs_event_batch_free(CqrsBatch *batch);
 extern void cqrs_event_batch_add(CqrsBatch *batch, Datum *values, bool *nulls);

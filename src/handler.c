@@ -36,6 +36,7 @@ static int	nkinds = 0;
 static uint64 catalog_changes = 1;
 
 static void handler_catalog_callback(Datum arg, int cacheid, uint32 hashvalue);
+static Oid	handler_resolve(CqrsProjection *projection);
 static Oid	handler_find(const char *signature);
 static void handler_error_callback(void *arg);
 
@@ -128,8 +129,8 @@ cqrs_handler_check_rights(Oid function, Oid owner)
  * The projection's handler as it is now, checked. Throws where it was dropped,
  * replaced by one of another kind, or is not the owner's to run any more.
  */
-Oid
-cqrs_handler_resolve(CqrsProjection *projection)
+static Oid
+handler_resolve(CqrsProjection *projection)
 {
 	uint64		changes = catalog_changes;
 	Oid			function;
@@ -188,7 +189,7 @@ cqrs_handler_call(CqrsProjection *projection, CqrsEvent **events, int nevents, T
 	MemoryContext old = MemoryContextSwitchTo(context);
 
 	error_context_stack = &callback;
-	call.function = cqrs_handler_resolve(projection);
+	call.function = handler_resolve(projection);
 	cqrs_handler_classify(call.function)->apply(&call);
 	error_context_stack = callback.previous;
 	MemoryContextSwitchTo(old);

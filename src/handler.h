@@ -30,7 +30,6 @@ typedef struct CqrsHandlerCall
 typedef struct CqrsHandlerKind
 {
 	const char *name;			/* as in cqrs.projection.kind */
-	const char *signature;		/* for hints */
 	bool		(*matches) (Oid function);
 	void		(*apply) (CqrsHandlerCall *call);
 } CqrsHandlerKind;
@@ -40,7 +39,6 @@ extern void cqrs_handler_register(const CqrsHandlerKind *kind);
 extern const CqrsHandlerKind *cqrs_handler_classify(Oid function);
 extern const char *cqrs_handler_signature(Oid function);
 extern void cqrs_handler_check_rights(Oid function, Oid owner);
-extern Oid	cqrs_handler_resolve(CqrsProjection *projection);
 extern void cqrs_handler_call(CqrsProjection *projection, CqrsEvent **events, int nevents,
 							  TupleDesc desc);
 

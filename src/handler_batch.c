@@ -41,7 +41,6 @@ static Oid	size_class(int nevents);
 
 const CqrsHandlerKind cqrs_handler_batch_kind = {
 	.name = "batch",
-	.signature = "f() RETURNS trigger",
 	.matches = handler_batch_matches,
 	.apply = handler_batch_apply
 };

@@ -24,7 +24,6 @@ static void handler_event_apply(CqrsHandlerCall *call);
 
 const CqrsHandlerKind cqrs_handler_event_kind = {
 	.name = "event",
-	.signature = "f(cqrs.event) RETURNS void",
 	.matches = handler_event_matches,
 	.apply = handler_event_apply
 };

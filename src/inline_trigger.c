@@ -258,6 +258,7 @@ inline_apply_chunk(CqrsProjection *projection, CqrsBatch *batch, bool only_chunk
 		return;
 	cqrs_apply_compute_keys(projection, batch, &applied);
 	inline_lock(projection, applied.keys, applied.nevents, !only_chunk);
+
 	/* our reading would make serializable publishers conflict, whatever their keys */
 	if (IsolationUsesXactSnapshot() && !IsolationIsSerializable())
 		inline_check_snapshot(projection, applied.keys, applied.nevents);

@@ -418,12 +418,6 @@ cqrs_projection_state_name(CqrsState state)
 	return state_names[state];
 }
 
-const char *
-cqrs_projection_notify_name(CqrsNotify notify)
-{
-	return notify_names[notify];
-}
-
 CqrsMode
 cqrs_projection_mode_parse(const char *value)
 {

@@ -132,6 +132,5 @@ extern const char *cqrs_projection_mode_name(CqrsMode mode);
 extern const char *cqrs_projection_state_name(CqrsState state);
 extern CqrsMode cqrs_projection_mode_parse(const char *value);
 extern CqrsNotify cqrs_projection_notify_parse(const char *value);
-extern const char *cqrs_projection_notify_name(CqrsNotify notify);
 
 #endif							/* CQRS_PROJECTION_H */
