@@ -40,17 +40,24 @@ cqrs_apply_select(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *app
 	applied->events = palloc(Max(batch->nevents, 1) * sizeof(CqrsEvent *));
 	applied->nevents = 0;
 	applied->keys = NULL;
+	applied->nkeys = 0;
 	for (int i = 0; i < batch->nevents; i++)
 		if (cqrs_projection_wants(projection, &batch->events[i], batch->desc))
 			applied->events[applied->nevents++] = &batch->events[i];
 	MemoryContextSwitchTo(old);
 }
 
-/* Compute the selected events' keys, as the projection's owner. */
+/*
+ * Compute the keys of the selected events that can change something, as the
+ * projection's owner.
+ */
 void
 cqrs_apply_compute_keys(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applied)
 {
 	MemoryContext old = MemoryContextSwitchTo(batch->context);
+	int			(*narrow) (CqrsProjection *projection, CqrsEvent **events, int nevents,
+						   TupleDesc desc) = cqrs_handler_kind(projection)->narrow;
+	CqrsEvent **events = applied->events;
 	CqrsUserContext user;
 	ErrorContextCallback callback = {
 		.previous = error_context_stack,
@@ -61,8 +68,15 @@ cqrs_apply_compute_keys(CqrsProjection *projection, CqrsBatch *batch, CqrsApplie
 	error_context_stack = &callback;
 	apply_check_owner(projection);
 	cqrs_query_enter_user(&user, projection->owner, &projection->settings);
-	applied->keys = cqrs_event_keys(cqrs_projection_key(projection), applied->events,
-									applied->nevents, batch->desc);
+	applied->nkeys = applied->nevents;
+	if (narrow != NULL)
+	{
+		events = palloc(applied->nevents * sizeof(CqrsEvent *));
+		memcpy(events, applied->events, applied->nevents * sizeof(CqrsEvent *));
+		applied->nkeys = narrow(projection, events, applied->nevents, batch->desc);
+	}
+	applied->keys = cqrs_event_keys(cqrs_projection_key(projection), events,
+									applied->nkeys, batch->desc);
 	cqrs_query_leave_user(&user);
 	error_context_stack = callback.previous;
 	MemoryContextSwitchTo(old);
@@ -70,7 +84,7 @@ cqrs_apply_compute_keys(CqrsProjection *projection, CqrsBatch *batch, CqrsApplie
 
 /*
  * Give the selected events to the handler, as the projection's owner. The keys
- * are computed too if a notification is to tell them. Without call_handler
+ * are computed too if a notification is to tell them, by the handler if it can. Without call_handler
  * (publishers have applied the events) that is all. Errors are thrown.
  */
 void
@@ -80,6 +94,12 @@ cqrs_apply_run(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applie
 	MemoryContext old;
 	CqrsUserContext user;
 	CqrsWriters writers;
+	CqrsHandlerCall call = {
+		.projection = projection,
+		.batch = batch,
+		.events = applied->events,
+		.nevents = applied->nevents
+	};
 	ErrorContextCallback callback = {
 		.previous = error_context_stack,
 		.callback = apply_error_callback,
@@ -88,7 +108,8 @@ cqrs_apply_run(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applie
 
 	if (applied->nevents == 0)
 		return;
-	if (applied->keys == NULL && projection->notify == CQRS_NOTIFY_KEYS)
+	if (applied->keys == NULL && projection->notify == CQRS_NOTIFY_KEYS &&
+		!(call_handler && cqrs_handler_kind(projection)->tells_keys))
 		cqrs_apply_compute_keys(projection, batch, applied);
 	if (!call_handler)
 		return;
@@ -105,7 +126,7 @@ cqrs_apply_run(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applie
 		for (int i = 0; i < projection->nread_tables; i++)
 			cqrs_read_table_verify(projection->read_tables[i], projection->owner);
 		error_context_stack = callback.previous;
-		cqrs_handler_call(projection, applied->events, applied->nevents, batch->desc);
+		cqrs_handler_call(&call);
 	}
 	PG_FINALLY();
 	{
@@ -118,6 +139,11 @@ cqrs_apply_run(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applie
 	error_context_stack = callback.previous;
 	cqrs_query_leave_user(&user);
 	MemoryContextSwitchTo(old);
+	if (call.keys != NULL && applied->keys == NULL)
+	{
+		applied->keys = call.keys;
+		applied->nkeys = call.nkeys;
+	}
 }
 
 /*

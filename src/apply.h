@@ -14,7 +14,8 @@ typedef struct CqrsApplied
 {
 	CqrsEvent **events;			/* those that pass the filters */
 	int			nevents;
-	text	  **keys;			/* of each; NULL where not computed */
+	text	  **keys;			/* what changed; NULL where not computed */
+	int			nkeys;
 } CqrsApplied;
 
 extern void cqrs_apply_select(CqrsProjection *projection, CqrsBatch *batch,

@@ -330,7 +330,7 @@ catchup_member(CqrsMember *member, CqrsProjection *projection, CqrsCheckpoint *c
 	cqrs_checkpoint_advance(checkpoint, applied.nevents);
 	if (applied.nevents > 0)
 		cqrs_notify_send(projection, applied.events[applied.nevents - 1]->position,
-						 applied.nevents, applied.keys);
+						 applied.nevents, applied.keys, applied.nkeys);
 	if (projection->retries > 0)
 		cqrs_projection_record_recovery(projection->id);
 

@@ -15,6 +15,7 @@
 #include "access/table.h"
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
+#include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "parser/parse_coerce.h"
@@ -33,6 +34,9 @@
 #include "query.h"
 
 #define KEY_PREFIX "SELECT "
+
+/* what a tuplestore needs for a tuple besides the tuple, amply; bytes */
+#define STORE_OVERHEAD 128
 
 /* what a process keeps for its next batch, if it ever had one of that size */
 #define KEPT_BYTES (8 * 1024 * 1024)
@@ -95,6 +99,7 @@ cqrs_event_batch_create(bool keep_memory)
 	batch->context = context;
 	batch->kept = keep;
 	batch->desc = event_desc();
+	batch->peak = PG_INT64_MAX;
 	batch->capacity = 64;
 	batch->events = palloc(batch->capacity * sizeof(CqrsEvent));
 	MemoryContextSwitchTo(old);
@@ -210,6 +215,24 @@ Datum
 cqrs_event_datum(const CqrsEvent *event, TupleDesc desc)
 {
 	return heap_copy_tuple_as_datum(event->tuple, desc);
+}
+
+/*
+ * The events in a tuplestore, in their order, in the current memory context: all
+ * of it in memory, since the events are, too. The caller ends it.
+ */
+Tuplestorestate *
+cqrs_event_store(CqrsEvent **events, int nevents)
+{
+	Size		bytes = 0;
+	Tuplestorestate *store;
+
+	for (int i = 0; i < nevents; i++)
+		bytes += events[i]->tuple->t_len + STORE_OVERHEAD;
+	store = tuplestore_begin_heap(false, false, Max(work_mem, (int) (bytes / 1024 + 1)));
+	for (int i = 0; i < nevents; i++)
+		tuplestore_puttuple(store, events[i]->tuple);
+	return store;
 }
 
 /*

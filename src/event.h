@@ -9,6 +9,7 @@
 #include "access/tupdesc.h"
 #include "executor/tuptable.h"
 #include "nodes/execnodes.h"
+#include "utils/tuplestore.h"
 
 /* the columns of cqrs.event, in their order */
 typedef enum CqrsEventColumn
@@ -49,6 +50,10 @@ typedef struct CqrsBatch
 	int			capacity;
 	Size		bytes;			/* of the tuples */
 	bool		kept;			/* its memory is kept for the next one */
+
+	/* of the events outside of the batch */
+	int64		peak;			/* none above was processed before; PG_INT64_MAX = unknown */
+	int64		settled;		/* none up to here is yet to come; 0 = unknown */
 } CqrsBatch;
 
 /* What orders events: a column, or an expression over the columns. */
@@ -68,6 +73,7 @@ extern void cqrs_event_batch_sort(CqrsBatch *batch);
 extern void cqrs_event_batch_truncate(CqrsBatch *batch, int nevents);
 extern text *cqrs_event_text(const CqrsEvent *event, TupleDesc desc, CqrsEventColumn column);
 extern Datum cqrs_event_datum(const CqrsEvent *event, TupleDesc desc);
+extern Tuplestorestate *cqrs_event_store(CqrsEvent **events, int nevents);
 extern CqrsKey *cqrs_event_key_parse(const char *expression);
 extern text **cqrs_event_keys(const CqrsKey *key, CqrsEvent **events, int nevents,
 							  TupleDesc desc);

@@ -72,7 +72,7 @@ cqrs_handler_classify(Oid function)
 	ReleaseSysCache(tuple);
 
 	for (int i = 0; callable && i < nkinds; i++)
-		if (kinds[i]->matches(function))
+		if (kinds[i]->matches != NULL && kinds[i]->matches(function))
 			return kinds[i];
 	ereport(ERROR,
 			(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
@@ -125,6 +125,37 @@ cqrs_handler_check_rights(Oid function, Oid owner)
 						 quote_identifier(GetUserNameFromId(owner, false)))));
 }
 
+/* Throw unless a handler can maintain these read tables. */
+void
+cqrs_handler_check_tables(Oid function, const Oid *read_tables, int nread_tables)
+{
+	const CqrsHandlerKind *kind = cqrs_handler_classify(function);
+
+	if (kind->check != NULL)
+		kind->check(function, read_tables, nread_tables);
+}
+
+/*
+ * A count that rises whenever a function or a role may have changed: what was
+ * checked at the same count need not be checked again.
+ */
+uint64
+cqrs_handler_catalog_changes(void)
+{
+	return catalog_changes;
+}
+
+/* The kind that a projection was created with. */
+const CqrsHandlerKind *
+cqrs_handler_kind(const CqrsProjection *projection)
+{
+	for (int i = 0; i < nkinds; i++)
+		if (strcmp(kinds[i]->name, projection->kind) == 0)
+			return kinds[i];
+	elog(ERROR, "projection \"%s\" is of unknown kind \"%s\"", NameStr(projection->name),
+		 projection->kind);
+}
+
 /*
  * The projection's handler as it is now, checked. Throws where it was dropped,
  * replaced by one of another kind, or is not the owner's to run any more.
@@ -157,6 +188,7 @@ handler_resolve(CqrsProjection *projection)
 						 quote_literal_cstr(NameStr(projection->name)),
 						 quote_literal_cstr(projection->handler))));
 	cqrs_handler_check_rights(function, projection->owner);
+	cqrs_handler_check_tables(function, projection->read_tables, projection->nread_tables);
 
 	projection->handler_oid = function;
 	projection->handler_checked = changes;
@@ -164,33 +196,28 @@ handler_resolve(CqrsProjection *projection)
 }
 
 /*
- * Give events to the projection's handler. Runs the owner's code: call it as
- * the owner, with the read tables open and an active snapshot, in the batch's
- * memory context. Errors carry the projection and the position.
+ * Give events to the projection's handler; the caller has filled projection,
+ * batch and events. Runs the owner's code: call it as the owner, with the read
+ * tables open and an active snapshot, in the batch's memory context. Errors
+ * carry the projection and the position.
  */
 void
-cqrs_handler_call(CqrsProjection *projection, CqrsEvent **events, int nevents, TupleDesc desc)
+cqrs_handler_call(CqrsHandlerCall *call)
 {
-	CqrsHandlerCall call = {
-		.projection = projection,
-		.events = events,
-		.nevents = nevents,
-		.desc = desc,
-		.batch_context = CurrentMemoryContext,
-		.current = -1
-	};
+	const CqrsHandlerKind *kind = cqrs_handler_kind(call->projection);
 	ErrorContextCallback callback = {
 		.previous = error_context_stack,
 		.callback = handler_error_callback,
-		.arg = &call
+		.arg = call
 	};
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "cqrs_views handler",
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
 
 	error_context_stack = &callback;
-	call.function = handler_resolve(projection);
-	cqrs_handler_classify(call.function)->apply(&call);
+	call->current = -1;
+	call->function = kind->matches == NULL ? InvalidOid : handler_resolve(call->projection);
+	kind->apply(call);
 	error_context_stack = callback.previous;
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(context);

@@ -14,13 +14,14 @@
 /* One call: the events that the projection wants out of one batch. */
 typedef struct CqrsHandlerCall
 {
-	const CqrsProjection *projection;
-	Oid			function;
+	CqrsProjection *projection;
+	Oid			function;		/* InvalidOid for a view */
+	const CqrsBatch *batch;		/* its context is for what is as large */
 	CqrsEvent **events;			/* in position order */
 	int			nevents;		/* at least 1 */
-	TupleDesc	desc;			/* of cqrs.event */
-	MemoryContext batch_context;	/* the batch's, for what is as large */
 	int			current;		/* index of the event being handled; -1 = all */
+	text	  **keys;			/* filled by kinds that tell keys: what changed; */
+	int			nkeys;			/* in the batch's context */
 } CqrsHandlerCall;
 
 /*
@@ -30,8 +31,22 @@ typedef struct CqrsHandlerCall
 typedef struct CqrsHandlerKind
 {
 	const char *name;			/* as in cqrs.projection.kind */
+	bool		tells_keys;		/* does apply fill the call's keys? */
+
+	/* does the signature say so? NULL for the kind without a function */
 	bool		(*matches) (Oid function);
+
+	/* throw unless the read tables fit; NULL = any do */
+	void		(*check) (Oid function, const Oid *read_tables, int nread_tables);
+
 	void		(*apply) (CqrsHandlerCall *call);
+
+	/*
+	 * Drop the events that can't change anything, beyond what filters say, as the
+	 * owner; returns how many are left. NULL = keep all.
+	 */
+	int			(*narrow) (CqrsProjection *projection, CqrsEvent **events, int nevents,
+						   TupleDesc desc);
 } CqrsHandlerKind;
 
 extern void cqrs_handler_init(void);
@@ -39,7 +54,9 @@ extern void cqrs_handler_register(const CqrsHandlerKind *kind);
 extern const CqrsHandlerKind *cqrs_handler_classify(Oid function);
 extern const char *cqrs_handler_signature(Oid function);
 extern void cqrs_handler_check_rights(Oid function, Oid owner);
-extern void cqrs_handler_call(CqrsProjection *projection, CqrsEvent **events, int nevents,
-							  TupleDesc desc);
+extern void cqrs_handler_check_tables(Oid function, const Oid *read_tables, int nread_tables);
+extern uint64 cqrs_handler_catalog_changes(void);
+extern const CqrsHandlerKind *cqrs_handler_kind(const CqrsProjection *projection);
+extern void cqrs_handler_call(CqrsHandlerCall *call);
 
 #endif							/* CQRS_HANDLER_H */

@@ -10,8 +10,7 @@
  * The first plan of a statement freezes the transition table's row estimate, and
  * a plan for one row is up to 70 times too slow for thousands. PL/pgSQL keeps
  * functions, and thus plans, per trigger OID; so the trigger's OID here stands
- * for the order of magnitude of the batch. OIDs that low are never a real
- * trigger's.
+ * for the order of magnitude of the batch.
  */
 #include "postgres.h"
 
@@ -22,7 +21,6 @@
 #include "commands/trigger.h"
 #include "executor/executor.h"
 #include "fmgr.h"
-#include "miscadmin.h"
 #include "pgstat.h"
 #include "utils/lsyscache.h"
 #include "utils/tuplestore.h"
@@ -32,12 +30,11 @@
 
 #define TRANSITION_TABLE "events"
 
-/* what a tuplestore needs for a tuple besides the tuple, amply; bytes */
-#define STORE_OVERHEAD 128
+/* stands for the smallest batches; that low, it is no real trigger's */
+#define FIRST_TRIGGER_OID 1
 
 static bool handler_batch_matches(Oid function);
 static void handler_batch_apply(CqrsHandlerCall *call);
-static Oid	size_class(int nevents);
 
 const CqrsHandlerKind cqrs_handler_batch_kind = {
 	.name = "batch",
@@ -65,18 +62,12 @@ handler_batch_apply(CqrsHandlerCall *call)
 	TriggerData trigdata = {.type = T_TriggerData};
 	Tuplestorestate *store;
 	MemoryContext old;
-	Size		bytes = 0;
 
-	/* the batch is in memory already: a copy of it may be, too */
-	for (int i = 0; i < call->nevents; i++)
-		bytes += call->events[i]->tuple->t_len + STORE_OVERHEAD;
-	old = MemoryContextSwitchTo(call->batch_context);
-	store = tuplestore_begin_heap(false, false, Max(work_mem, (int) (bytes / 1024 + 1)));
+	old = MemoryContextSwitchTo(call->batch->context);
+	store = cqrs_event_store(call->events, call->nevents);
 	MemoryContextSwitchTo(old);
-	for (int i = 0; i < call->nevents; i++)
-		tuplestore_puttuple(store, call->events[i]->tuple);
 
-	trigger.tgoid = size_class(call->nevents);
+	trigger.tgoid = FIRST_TRIGGER_OID + cqrs_query_size_class(call->nevents);
 	trigger.tgname = pstrdup(NameStr(call->projection->name));
 	trigger.tgfoid = call->function;
 	trigger.tgtype = TRIGGER_TYPE_INSERT;
@@ -97,15 +88,4 @@ handler_batch_apply(CqrsHandlerCall *call)
 	CommandCounterIncrement();
 	table_close(trigdata.tg_relation, NoLock);
 	tuplestore_end(store);
-}
-
-/* 1 for one event, 2 for up to 10, 3 for up to 100, … */
-static Oid
-size_class(int nevents)
-{
-	Oid			class = 1;
-
-	for (int bound = 1; bound < nevents && class < 8; bound *= 10)
-		class++;
-	return class;
 }

@@ -57,7 +57,7 @@ handler_event_apply(CqrsHandlerCall *call)
 		CHECK_FOR_INTERRUPTS();
 		call->current = i;
 		InitFunctionCallInfoData(*fcinfo, &flinfo, 1, InvalidOid, NULL, NULL);
-		fcinfo->args[0].value = cqrs_event_datum(call->events[i], call->desc);
+		fcinfo->args[0].value = cqrs_event_datum(call->events[i], call->batch->desc);
 		fcinfo->args[0].isnull = false;
 		pgstat_init_function_usage(fcinfo, &usage);
 		FunctionCallInvoke(fcinfo);

@@ -257,18 +257,21 @@ inline_apply_chunk(CqrsProjection *projection, CqrsBatch *batch, bool only_chunk
 	if (applied.nevents == 0)
 		return;
 	cqrs_apply_compute_keys(projection, batch, &applied);
-	inline_lock(projection, applied.keys, applied.nevents, !only_chunk);
+	if (applied.nkeys == 0)
+		return;
+	inline_lock(projection, applied.keys, applied.nkeys, !only_chunk);
 
 	/* our reading would make serializable publishers conflict, whatever their keys */
 	if (IsolationUsesXactSnapshot() && !IsolationIsSerializable())
-		inline_check_snapshot(projection, applied.keys, applied.nevents);
+		inline_check_snapshot(projection, applied.keys, applied.nkeys);
 	cqrs_apply_run(projection, batch, &applied, true);
 
 	/* where there are workers, one of them does that after commit */
 	if (!cqrs_outbox_has_waker())
 		cqrs_notify_send(projection, applied.events[applied.nevents - 1]->position,
 						 applied.nevents,
-						 projection->notify == CQRS_NOTIFY_KEYS ? applied.keys : NULL);
+						 projection->notify == CQRS_NOTIFY_KEYS ? applied.keys : NULL,
+						 applied.nkeys);
 }
 
 /*
@@ -342,7 +345,7 @@ inline_check_snapshot(CqrsProjection *projection, text **keys, int nkeys)
 		int			nothers;
 
 		cqrs_apply_compute_keys(projection, batch, &concurrent);
-		nothers = hash_keys(projection, concurrent.keys, concurrent.nevents, &others);
+		nothers = hash_keys(projection, concurrent.keys, concurrent.nkeys, &others);
 		for (int i = 0; i < nothers && !conflict; i++)
 			conflict = bsearch(&others[i], hashes, nhashes, sizeof(uint32),
 							   hash_compare) != NULL;

@@ -26,10 +26,11 @@ static bool notify_append_keys(StringInfo payload, text **keys, int nkeys);
 
 /*
  * Queue a notification for the end of the transaction. position is that of the
- * last event, keys those of all nevents events, with repetitions; NULL for none.
+ * last of the nevents events, keys what changed, with repetitions; NULL = unknown.
  */
 void
-cqrs_notify_send(const CqrsProjection *projection, int64 position, int nevents, text **keys)
+cqrs_notify_send(const CqrsProjection *projection, int64 position, int nevents,
+				 text **keys, int nkeys)
 {
 	StringInfoData payload;
 	int			head;
@@ -42,7 +43,7 @@ cqrs_notify_send(const CqrsProjection *projection, int64 position, int nevents, 
 	appendStringInfo(&payload, ", \"position\": " INT64_FORMAT ", \"events\": %d, \"keys\": ",
 					 position, nevents);
 	head = payload.len;
-	if (keys == NULL || !notify_append_keys(&payload, keys, nevents))
+	if (keys == NULL || !notify_append_keys(&payload, keys, nkeys))
 	{
 		payload.len = head;
 		payload.data[head] = '\0';

@@ -8,6 +8,7 @@
 #include "projection.h"
 
 extern void cqrs_notify_send(const CqrsProjection *projection, int64 position,
-							 int nevents, text **keys);
+							 int nevents,
+							 text **keys, int nkeys);
 
 #endif							/* CQRS_NOTIFY_H */

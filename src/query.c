@@ -42,6 +42,8 @@ typedef struct RowReceiver
 } RowReceiver;
 
 static void query_prepare(CqrsQuery *query);
+static void query_register(const CqrsRows *rows);
+static void query_set_off(const char *const *names);
 static void query_set(const char *name, const char *value);
 static Oid	query_owner(void);
 static Oid	query_schema(void);
@@ -58,6 +60,25 @@ uint64
 cqrs_query_run(CqrsQuery *query, Datum *args, const char *nulls,
 			   CqrsRowFn row_fn, void *arg)
 {
+	return cqrs_query_run_on(query, NULL, args, nulls, row_fn, arg);
+}
+
+/*
+ * The same for a statement that reads rows by their name. Its first plan is for
+ * as many as there are then, and stays: keep a CqrsQuery for each
+ * cqrs_query_size_class. The rows' columns are those of the relation at the
+ * time, dropped ones included.
+ */
+uint64
+cqrs_query_run_on(CqrsQuery *query, const CqrsRows *rows, Datum *args,
+				  const char *nulls, CqrsRowFn row_fn, void *arg)
+{
+	static const char *const indexed[] = {
+		"enable_seqscan", "enable_bitmapscan", "enable_sort", "jit", NULL
+	};
+	static const char *const by_key[] = {
+		"enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit", NULL
+	};
 	RowReceiver receiver = {
 		.pub = {
 			.receiveSlot = row_receive,
@@ -78,26 +99,26 @@ cqrs_query_run(CqrsQuery *query, Datum *args, const char *nulls,
 	int			rc;
 
 	GetUserIdAndSecContext(&userid, &sec_context);
-	if (!(query->flags & CQRS_QUERY_AS_CALLER))
+	if (!(query->flags & (CQRS_QUERY_AS_CALLER | CQRS_QUERY_IN_PLACE)))
 		SetUserIdAndSecContext(query_owner(),
 							   sec_context | SECURITY_LOCAL_USERID_CHANGE);
-	if (strcmp(namespace_search_path, OUR_SEARCH_PATH) != 0 ||
-		(query->flags & CQRS_QUERY_INDEXED))
-	{
+	if ((query->flags & (CQRS_QUERY_INDEXED | CQRS_QUERY_BY_KEY)) ||
+		(!(query->flags & CQRS_QUERY_IN_PLACE) &&
+		 strcmp(namespace_search_path, OUR_SEARCH_PATH) != 0))
 		nest_level = NewGUCNestLevel();
+	if (!(query->flags & CQRS_QUERY_IN_PLACE))
 		query_set("search_path", OUR_SEARCH_PATH);
-	}
+
+	/* at each run, because plancache may plan anew at each run */
 	if (query->flags & CQRS_QUERY_INDEXED)
-	{
-		/* at each run, because plancache may plan anew at each run */
-		query_set("enable_seqscan", "off");
-		query_set("enable_bitmapscan", "off");
-		query_set("enable_sort", "off");
-		query_set("jit", "off");
-	}
+		query_set_off(indexed);
+	if (query->flags & CQRS_QUERY_BY_KEY)
+		query_set_off(by_key);
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
+	if (rows != NULL)
+		query_register(rows);
 	if (query->plan == NULL)
 		query_prepare(query);
 
@@ -130,6 +151,26 @@ cqrs_query_run(CqrsQuery *query, Datum *args, const char *nulls,
 		AtEOXact_GUC(true, nest_level);
 	SetUserIdAndSecContext(userid, sec_context);
 	return processed;
+}
+
+/* Free the plan of a statement that is not going to be run again. */
+void
+cqrs_query_forget(CqrsQuery *query)
+{
+	if (query->plan != NULL)
+		SPI_freeplan(query->plan);
+	query->plan = NULL;
+}
+
+/* The order of magnitude: 0 for one row, 1 for up to 10, 2 for up to 100, … */
+int
+cqrs_query_size_class(int64 nrows)
+{
+	int			class = 0;
+
+	for (int64 bound = 1; bound < nrows && class < CQRS_QUERY_SIZE_CLASSES - 1; bound *= 10)
+		class++;
+	return class;
 }
 
 /*
@@ -226,12 +267,39 @@ query_prepare(CqrsQuery *query)
 
 	if (query->flags & CQRS_QUERY_INDEXED)
 		options = CURSOR_OPT_GENERIC_PLAN | CURSOR_OPT_FAST_PLAN;
+	else if (query->flags & CQRS_QUERY_CUSTOM)
+		options = CURSOR_OPT_CUSTOM_PLAN;
 	plan = SPI_prepare_cursor(query->sql, query->nargs, query->argtypes, options);
 	if (plan == NULL)
 		elog(ERROR, "SPI_prepare failed: %s", SPI_result_code_string(SPI_result));
 	if (SPI_keepplan(plan) != 0)
 		elog(ERROR, "SPI_keepplan failed");
 	query->plan = plan;
+}
+
+/* Give the statement that runs next its rows. SPI forgets them when it finishes. */
+static void
+query_register(const CqrsRows *rows)
+{
+	EphemeralNamedRelation enr = palloc0(sizeof(EphemeralNamedRelationData));
+	int			rc;
+
+	enr->md.name = unconstify(char *, rows->name);
+	enr->md.reliddesc = rows->relid;
+	enr->md.enrtype = ENR_NAMED_TUPLESTORE;
+	enr->md.enrtuples = rows->nrows;
+	enr->reldata = rows->store;
+	rc = SPI_register_relation(enr);
+	if (rc != SPI_OK_REL_REGISTER)
+		elog(ERROR, "SPI_register_relation failed: %s", SPI_result_code_string(rc));
+}
+
+/* Switch settings off until the end of the current nest level. */
+static void
+query_set_off(const char *const *names)
+{
+	for (; *names != NULL; names++)
+		query_set(*names, "off");
 }
 
 /*

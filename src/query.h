@@ -7,6 +7,10 @@
 
 #include "executor/spi.h"
 #include "executor/tuptable.h"
+#include "utils/tuplestore.h"
+
+/* of cqrs_query_size_class: 0 to this - 1 */
+#define CQRS_QUERY_SIZE_CLASSES 8
 
 #define CQRS_QUERY_MAX_ARGS 28
 
@@ -16,11 +20,14 @@
 #define CQRS_QUERY_LATEST	0x02	/* read-only, under a snapshot of its own */
 #define CQRS_QUERY_INDEXED	0x04	/* plan once, with index scans in index order */
 #define CQRS_QUERY_AS_CALLER 0x08	/* as the current user, not as our owner */
+#define CQRS_QUERY_IN_PLACE 0x10	/* as the current user, under the settings of now */
+#define CQRS_QUERY_BY_KEY	0x20	/* few rows of large tables: plan for index lookups */
+#define CQRS_QUERY_CUSTOM	0x40	/* plan anew each time, for these arguments */
 
 /*
  * A statement of ours. Objects of this type are static variables of the file
- * that owns the table; "plan" is filled on first use and kept for the life of
- * the process.
+ * that owns the table, or live in a cache; "plan" is filled on first use and
+ * kept for the life of the process, or until cqrs_query_forget.
  */
 typedef struct CqrsQuery
 {
@@ -38,8 +45,21 @@ typedef struct CqrsQuery
  */
 typedef bool (*CqrsRowFn) (TupleTableSlot *slot, void *arg);
 
+/* rows in memory that a statement reads as if they were in a table */
+typedef struct CqrsRows
+{
+	const char *name;			/* which the statement calls them by */
+	Oid			relid;			/* a relation with the same columns */
+	Tuplestorestate *store;
+	int64		nrows;
+} CqrsRows;
+
 extern uint64 cqrs_query_run(CqrsQuery *query, Datum *args, const char *nulls,
 							 CqrsRowFn row_fn, void *arg);
+extern uint64 cqrs_query_run_on(CqrsQuery *query, const CqrsRows *rows, Datum *args,
+								const char *nulls, CqrsRowFn row_fn, void *arg);
+extern void cqrs_query_forget(CqrsQuery *query);
+extern int	cqrs_query_size_class(int64 nrows);
 
 /* session settings that a projection was created under, and runs under */
 typedef struct CqrsSettings

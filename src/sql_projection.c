@@ -129,6 +129,7 @@ cqrs_sql_create_projection(PG_FUNCTION_ARGS)
 	cqrs_outbox_check_rights(columns.owner, columns.mode == CQRS_MODE_INLINE);
 	(void) cqrs_event_key_parse(columns.key);
 	claim_read_tables(read_tables, nread_tables, columns.owner);
+	cqrs_handler_check_tables(handler, read_tables, nread_tables);
 	if (columns.mode == CQRS_MODE_INLINE)
 		cqrs_mode_require_clean_transaction("create an inline projection");
 	if (cqrs_outbox_read_has_future())
@@ -455,6 +456,7 @@ alter_columns(FunctionCallInfo fcinfo, CqrsProjection *projection,
 		columns->kind = cqrs_handler_classify(handler)->name;
 		columns->handler = cqrs_handler_signature(handler);
 		cqrs_handler_check_rights(handler, projection->owner);
+		cqrs_handler_check_tables(handler, projection->read_tables, projection->nread_tables);
 	}
 	if (!PG_ARGISNULL(ALTER_NEW_NAME))
 	{
