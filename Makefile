@@ -12,7 +12,7 @@ MODULES_IN_ORDER = \
 	handler handler_event handler_batch \
 	notify apply catchup mode rebuild \
 	inline_trigger shmem worker launcher \
-	sql_args sql_publish sql_guard sql_projection sql_progress sql_status \
+	sql_args sql_publish sql_aggregate sql_guard sql_projection sql_progress sql_status \
 	cqrs_views
 
 OBJS = $(MODULES_IN_ORDER:%=src/%.o)

@@ -4,6 +4,7 @@
  *   events    type  cqrs.event        one immutable event, what handlers get
  *             table cqrs.outbox       every event, in the order of publication
  *             table cqrs.events       always empty; lends its shape to batches
+ *   aggregates first and last, by order of input or by position
  *   engine    table cqrs.registry     the projections: definition and state
  *             table cqrs.checkpoint   which events each has processed, and counters
  *             table cqrs.incarnation  one row, never dumped: whose transaction
@@ -107,6 +108,71 @@ LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'cqrs_sql_grant_publish';
 COMMENT ON FUNCTION cqrs.grant_publish(regrole) IS
 	'grants what a publisher needs on the outbox, and no more';
+
+/* ------------------------------------------------------------ aggregates */
+
+CREATE FUNCTION cqrs.first_transition(state internal, x anyelement) RETURNS internal
+LANGUAGE c IMMUTABLE CALLED ON NULL INPUT PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'cqrs_sql_first_transition';
+COMMENT ON FUNCTION cqrs.first_transition(internal, anyelement) IS 'for the aggregate first(x)';
+
+CREATE FUNCTION cqrs.first_transition(state internal, x anyelement, at_position bigint) RETURNS internal
+LANGUAGE c IMMUTABLE CALLED ON NULL INPUT PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'cqrs_sql_first_at_transition';
+COMMENT ON FUNCTION cqrs.first_transition(internal, anyelement, bigint) IS
+	'for the aggregate first(x, at_position)';
+
+CREATE FUNCTION cqrs.last_transition(state anyelement, x anyelement) RETURNS anyelement
+LANGUAGE c IMMUTABLE CALLED ON NULL INPUT PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'cqrs_sql_last_transition';
+COMMENT ON FUNCTION cqrs.last_transition(anyelement, anyelement) IS 'for the aggregate last(x)';
+
+CREATE FUNCTION cqrs.last_transition(state internal, x anyelement, at_position bigint) RETURNS internal
+LANGUAGE c IMMUTABLE CALLED ON NULL INPUT PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'cqrs_sql_last_at_transition';
+COMMENT ON FUNCTION cqrs.last_transition(internal, anyelement, bigint) IS
+	'for the aggregate last(x, at_position)';
+
+CREATE FUNCTION cqrs.kept_value(state internal, x anyelement) RETURNS anyelement
+LANGUAGE c IMMUTABLE CALLED ON NULL INPUT PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'cqrs_sql_kept_value';
+COMMENT ON FUNCTION cqrs.kept_value(internal, anyelement) IS 'for the aggregate first(x)';
+
+CREATE FUNCTION cqrs.kept_value(state internal, x anyelement, at_position bigint) RETURNS anyelement
+LANGUAGE c IMMUTABLE CALLED ON NULL INPUT PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'cqrs_sql_kept_value';
+COMMENT ON FUNCTION cqrs.kept_value(internal, anyelement, bigint) IS
+	'for the aggregates first(x, at_position) and last(x, at_position)';
+
+/* without SSPACE the planner would expect 8 kB a group, and shun hashing */
+CREATE AGGREGATE cqrs.first(x anyelement) (
+	SFUNC = cqrs.first_transition, STYPE = internal, SSPACE = 128,
+	FINALFUNC = cqrs.kept_value, FINALFUNC_EXTRA,
+	PARALLEL = SAFE
+);
+COMMENT ON AGGREGATE cqrs.first(anyelement) IS 'the first value in the order of input, NULL or not';
+
+CREATE AGGREGATE cqrs.first(x anyelement, at_position bigint) (
+	SFUNC = cqrs.first_transition, STYPE = internal, SSPACE = 128,
+	FINALFUNC = cqrs.kept_value, FINALFUNC_EXTRA,
+	PARALLEL = SAFE
+);
+COMMENT ON AGGREGATE cqrs.first(anyelement, bigint) IS
+	'the value at the smallest position, in whatever order rows come';
+
+CREATE AGGREGATE cqrs.last(x anyelement) (
+	SFUNC = cqrs.last_transition, STYPE = anyelement,
+	PARALLEL = SAFE
+);
+COMMENT ON AGGREGATE cqrs.last(anyelement) IS 'the last value in the order of input, NULL or not';
+
+CREATE AGGREGATE cqrs.last(x anyelement, at_position bigint) (
+	SFUNC = cqrs.last_transition, STYPE = internal, SSPACE = 128,
+	FINALFUNC = cqrs.kept_value, FINALFUNC_EXTRA,
+	PARALLEL = SAFE
+);
+COMMENT ON AGGREGATE cqrs.last(anyelement, bigint) IS
+	'the value at the greatest position, in whatever order rows come';
 
 /* ---------------------------------------------------------------- engine */
 

@@ -5,8 +5,8 @@ SELECT extname, extrelocatable FROM pg_extension WHERE extname = 'cqrs_views';
 -- every object that a user needs
 SELECT p.oid::regprocedure AS routine, p.prorettype::regtype AS returns
 FROM pg_proc p WHERE pronamespace = 'cqrs'::regnamespace
-AND proname !~ '^(get|guard|apply)_'
-ORDER BY p.proname COLLATE "C";
+AND proname !~ '^(get|guard|apply)_|_transition$|^kept_value$'
+ORDER BY p.proname COLLATE "C", p.pronargs;
 SELECT c.oid::regclass AS relation, relkind FROM pg_class c
 WHERE oid = ANY (ARRAY['cqrs.event', 'cqrs.outbox', 'cqrs.projection', 'cqrs.projection_status',
 	'cqrs.worker_status', 'cqrs.rebuild_progress']::regclass[])
@@ -27,9 +27,10 @@ AND NOT (classid = 'pg_class'::regclass AND EXISTS
 	(SELECT FROM pg_class c WHERE c.oid = objid AND c.relkind IN ('S', 'c')))
 ORDER BY 1;
 
--- nothing runs with its owner's rights, nothing is called in a parallel worker
+-- nothing runs with its owner's rights, only the aggregates are called in a parallel worker
 SELECT p.oid::regprocedure FROM pg_proc p
-WHERE pronamespace = 'cqrs'::regnamespace AND (proparallel <> 'u' OR prosecdef);
+WHERE pronamespace = 'cqrs'::regnamespace AND (proparallel <> 'u' OR prosecdef)
+AND proname !~ '^(first|last)(_transition)?$|^kept_value$';
 
 -- PUBLIC gets the schema, the views, and functions that check rights themselves
 CREATE ROLE regress_nobody;
