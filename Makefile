@@ -8,11 +8,12 @@ DATA = $(wildcard $(EXTENSION)--*.sql)
 
 MODULES_IN_ORDER = \
 	guc query event \
-	outbox outbox_read read_table projection checkpoint \
-	handler handler_event handler_batch \
+	outbox outbox_read horizon read_table projection registry checkpoint \
+	view view_sql \
+	handler handler_event handler_batch handler_view \
 	notify apply catchup mode rebuild \
 	inline_trigger shmem worker launcher \
-	sql_args sql_publish sql_aggregate sql_guard sql_projection sql_progress sql_status \
+	define sql_args sql_publish sql_aggregate sql_guard sql_projection sql_view sql_progress sql_status \
 	cqrs_views
 
 OBJS = $(MODULES_IN_ORDER:%=src/%.o)

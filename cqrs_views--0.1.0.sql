@@ -181,8 +181,10 @@ CREATE TABLE cqrs.registry (
 	name name NOT NULL,
 	owner regrole NOT NULL,
 	kind text NOT NULL,
-	handler text NOT NULL,
+	handler text,
+	query text,
 	read_tables regclass[] NOT NULL,
+	state_table regclass,
 	mode text NOT NULL,
 	event_types text[],
 	aggregate_types text[],
@@ -205,7 +207,8 @@ CREATE TABLE cqrs.registry (
 	last_error text,
 	last_error_at timestamptz,
 	CONSTRAINT registry_pkey PRIMARY KEY (id),
-	CONSTRAINT registry_name_key UNIQUE (name)
+	CONSTRAINT registry_name_key UNIQUE (name),
+	CONSTRAINT registry_handler_or_query CHECK ((handler IS NULL) <> (query IS NULL))
 );
 COMMENT ON TABLE cqrs.registry IS
 	'the projections: definition and state; look at cqrs.projection and cqrs.projection_status';
@@ -235,6 +238,8 @@ CREATE TABLE cqrs.checkpoint (
 	low bigint NOT NULL DEFAULT 0,
 	high bigint NOT NULL DEFAULT 0,
 	last_position bigint NOT NULL DEFAULT 0,
+	peak bigint NOT NULL DEFAULT 0,
+	settled bigint NOT NULL DEFAULT 0,
 	events_processed bigint NOT NULL DEFAULT 0,
 	batches bigint NOT NULL DEFAULT 0,
 	CONSTRAINT checkpoint_pkey PRIMARY KEY (projection)
@@ -289,6 +294,29 @@ AS 'MODULE_PATHNAME', 'cqrs_sql_create_projection';
 COMMENT ON FUNCTION cqrs.create_projection(name, regprocedure, regclass[], text, text[], text[],
 	text[], text, text, text, text, integer, integer) IS
 	'registers a projection: its handler keeps its read tables from the events';
+
+CREATE FUNCTION cqrs.create_view(
+	name name, query text,
+	mode text DEFAULT 'async',
+	event_types text[] DEFAULT NULL,
+	aggregate_types text[] DEFAULT NULL,
+	sources text[] DEFAULT NULL,
+	start_at text DEFAULT 'beginning',
+	on_error text DEFAULT 'stop',
+	notify text DEFAULT 'keys',
+	batch_size integer DEFAULT NULL,
+	segments integer DEFAULT 1)
+RETURNS regclass
+LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cqrs_sql_create_view';
+COMMENT ON FUNCTION cqrs.create_view(name, text, text, text[], text[], text[], text, text, text,
+	integer, integer) IS
+	'makes a read table that always equals a query over the events';
+
+CREATE FUNCTION cqrs.view_definition(name name) RETURNS text
+LANGUAGE c STABLE CALLED ON NULL INPUT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cqrs_sql_view_definition';
+COMMENT ON FUNCTION cqrs.view_definition(name) IS 'the query that a view was created with';
 
 CREATE FUNCTION cqrs.alter_projection(
 	name name,
@@ -352,7 +380,7 @@ COMMENT ON FUNCTION cqrs.wait_for(name, interval, bigint) IS
 /* ------------------------------------------------------------ to look at */
 
 CREATE VIEW cqrs.projection AS
-SELECT r.name, pg_catalog.pg_get_userbyid(r.owner) AS owner, r.kind, r.handler, r.mode,
+SELECT r.name, pg_catalog.pg_get_userbyid(r.owner) AS owner, r.kind, r.handler, r.query, r.mode,
 	r.event_types, r.aggregate_types, r.sources, r.key, r.start_at, r.on_error,
 	r.notify, r.batch_size, r.segments, r.read_tables
 FROM cqrs.registry r;

@@ -119,12 +119,12 @@ cqrs_apply_run(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applie
 	cqrs_outbox_check_rights(projection->owner, false);
 	old = MemoryContextSwitchTo(batch->context);
 	cqrs_query_enter_user(&user, projection->owner, &projection->settings);
-	writers = cqrs_read_table_open(projection->read_tables, projection->nread_tables);
+	writers = cqrs_read_table_open(projection->tables, projection->ntables);
 	depth++;
 	PG_TRY();
 	{
-		for (int i = 0; i < projection->nread_tables; i++)
-			cqrs_read_table_verify(projection->read_tables[i], projection->owner);
+		for (int i = 0; i < projection->ntables; i++)
+			cqrs_read_table_verify(projection->tables[i], projection->owner);
 		error_context_stack = callback.previous;
 		cqrs_handler_call(&call);
 	}
@@ -177,6 +177,35 @@ cqrs_apply_contained(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *
 	MemoryContextSwitchTo(context);
 	CurrentResourceOwner = owner;
 	return error;
+}
+
+/*
+ * Make the read tables, which are empty, what they are before any event, as the
+ * projection's owner. Errors are thrown.
+ */
+void
+cqrs_apply_begin(CqrsProjection *projection)
+{
+	const CqrsHandlerKind *kind = cqrs_handler_kind(projection);
+	CqrsUserContext user;
+	CqrsWriters writers;
+
+	if (kind->begin == NULL)
+		return;
+	cqrs_query_enter_user(&user, projection->owner, &projection->settings);
+	writers = cqrs_read_table_open(projection->tables, projection->ntables);
+	depth++;
+	PG_TRY();
+	{
+		kind->begin(projection);
+	}
+	PG_FINALLY();
+	{
+		depth--;
+		cqrs_read_table_close(writers);
+	}
+	PG_END_TRY();
+	cqrs_query_leave_user(&user);
 }
 
 /*

@@ -26,6 +26,7 @@ extern void cqrs_apply_run(CqrsProjection *projection, CqrsBatch *batch,
 						   CqrsApplied *applied, bool call_handler);
 extern ErrorData *cqrs_apply_contained(CqrsProjection *projection, CqrsBatch *batch,
 									   CqrsApplied *applied, bool call_handler);
+extern void cqrs_apply_begin(CqrsProjection *projection);
 extern void cqrs_apply_refuse_handler(const char *what);
 extern bool cqrs_apply_error_is_transient(const ErrorData *error);
 extern char *cqrs_apply_error_text(const ErrorData *error);

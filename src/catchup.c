@@ -25,12 +25,26 @@
 #include "catchup.h"
 #include "checkpoint.h"
 #include "guc.h"
+#include "handler.h"
+#include "horizon.h"
 #include "notify.h"
 #include "outbox_read.h"
-#include "projection.h"
+#include "registry.h"
 
 /* bounds the memory of a batch, whatever the size of the events */
 #define MAX_BATCH_BYTES (16 * 1024 * 1024)
+
+/* what takes large batches takes so many times as much, in events and in bytes */
+#define LARGE_EVENTS 10
+#define LARGE_BYTES 2
+
+/* one call of cqrs_catchup_pass */
+typedef struct Pass
+{
+	CqrsErrorPolicy policy;
+	Datum		current;		/* the pass's snapshot */
+	int64		settled;		/* of it: see horizon.c; 0 where nobody needs it */
+} Pass;
 
 /* projections at one checkpoint; the arrays have room for all members */
 typedef struct PassGroup
@@ -42,14 +56,13 @@ typedef struct PassGroup
 	CqrsCheckpoint *checkpoints[CQRS_CATCHUP_MAX_PROJECTIONS];
 } PassGroup;
 
-static int	catchup_lock(CqrsMember *members, int nmembers, bool wait, CqrsErrorPolicy policy,
+static int	catchup_lock(CqrsMember *members, int nmembers, bool wait, Pass *pass,
 						 PassGroup *groups);
 static int	catchup_turn(const PassGroup *groups, int ngroups);
-static bool catchup_group(PassGroup *group, Datum current, bool small_only, CqrsErrorPolicy policy);
-static bool catchup_batch(PassGroup *group, CqrsBatch *batch, Datum current, bool small_only,
-						  CqrsErrorPolicy policy);
+static bool catchup_group(PassGroup *group, const Pass *pass, bool small_only);
+static bool catchup_batch(PassGroup *group, CqrsBatch *batch, const Pass *pass, bool small_only);
 static CqrsReadLimit catchup_limit(const PassGroup *group);
-static bool catchup_read(CqrsBatch *batch, CqrsCheckpoint *next, Datum current,
+static bool catchup_read(CqrsBatch *batch, CqrsCheckpoint *next, const Pass *pass,
 						 CqrsReadLimit limit, bool small_only);
 static void catchup_member(CqrsMember *member, CqrsProjection *projection,
 						   CqrsCheckpoint *checkpoint, const CqrsCheckpoint *next,
@@ -73,23 +86,23 @@ cqrs_catchup_pass(CqrsMember *members, int nmembers, bool wait, CqrsErrorPolicy 
 	int			ngroups;
 	int			turn;
 	bool		found = false;
-	Datum		current;
+	Pass		pass = {.policy = policy};
 
 	Assert(nmembers <= CQRS_CATCHUP_MAX_PROJECTIONS);
 	Assert(XactIsoLevel == XACT_READ_COMMITTED);
 
 	/* the locks first, then the snapshot: what others did before is in it */
-	ngroups = catchup_lock(members, nmembers, wait, policy, groups);
+	ngroups = catchup_lock(members, nmembers, wait, &pass, groups);
 	if (ngroups == 0)
 		return;
-	current = cqrs_checkpoint_current_snapshot();
+	pass.current = cqrs_checkpoint_current_snapshot();
 	turn = catchup_turn(groups, ngroups);
 	if (turn >= 0)
-		(void) catchup_group(&groups[turn], current, false, policy);
+		(void) catchup_group(&groups[turn], &pass, false);
 	for (int i = 0; i < ngroups; i++)
 	{
 		if (turn < 0)
-			found |= catchup_group(&groups[i], current, found, policy);
+			found |= catchup_group(&groups[i], &pass, found);
 		else if (i != turn)
 			for (int j = 0; j < groups[i].nmembers; j++)
 				groups[i].members[j]->more = true;
@@ -102,11 +115,11 @@ cqrs_catchup_pass(CqrsMember *members, int nmembers, bool wait, CqrsErrorPolicy 
  * their checkpoints and group them. Returns the number of groups.
  */
 static int
-catchup_lock(CqrsMember *members, int nmembers, bool wait, CqrsErrorPolicy policy,
-			 PassGroup *groups)
+catchup_lock(CqrsMember *members, int nmembers, bool wait, Pass *pass, PassGroup *groups)
 {
 	int			ngroups = 0;
 	bool		any = false;
+	bool		keeps_positions = false;
 	TimestampTz now = GetCurrentTimestamp();
 
 	for (int i = 0; i < nmembers; i++)
@@ -127,9 +140,12 @@ catchup_lock(CqrsMember *members, int nmembers, bool wait, CqrsErrorPolicy polic
 			member->locked = false;
 		}
 		any |= member->locked;
+		keeps_positions |= member->locked && OidIsValid(projection->state_table);
 	}
 	if (!any)
 		return 0;
+	if (keeps_positions)
+		pass->settled = cqrs_horizon_settled();
 
 	PushActiveSnapshot(GetTransactionSnapshot());
 	for (int i = 0; i < nmembers; i++)
@@ -143,7 +159,7 @@ catchup_lock(CqrsMember *members, int nmembers, bool wait, CqrsErrorPolicy polic
 		checkpoint = cqrs_checkpoint_read(member->projection);
 		if (checkpoint == NULL || checkpoint->foreign)
 		{
-			catchup_unusable(member, checkpoint, policy);
+			catchup_unusable(member, checkpoint, pass->policy);
 			continue;
 		}
 		while (group < groups + ngroups &&
@@ -181,14 +197,14 @@ catchup_turn(const PassGroup *groups, int ngroups)
  * next pass if it is not small. Returns true if there was something.
  */
 static bool
-catchup_group(PassGroup *group, Datum current, bool small_only, CqrsErrorPolicy policy)
+catchup_group(PassGroup *group, const Pass *pass, bool small_only)
 {
 	CqrsBatch  *batch = cqrs_event_batch_create(true);
 	bool		found = false;
 
 	PG_TRY();
 	{
-		found = catchup_batch(group, batch, current, small_only, policy);
+		found = catchup_batch(group, batch, pass, small_only);
 	}
 	PG_FINALLY();
 	{
@@ -200,11 +216,10 @@ catchup_group(PassGroup *group, Datum current, bool small_only, CqrsErrorPolicy 
 
 /* The same with an empty batch to use. */
 static bool
-catchup_batch(PassGroup *group, CqrsBatch *batch, Datum current, bool small_only,
-			  CqrsErrorPolicy policy)
+catchup_batch(PassGroup *group, CqrsBatch *batch, const Pass *pass, bool small_only)
 {
 	CqrsCheckpoint next = *group->checkpoint;
-	bool		postponed = !catchup_read(batch, &next, current, catchup_limit(group),
+	bool		postponed = !catchup_read(batch, &next, pass, catchup_limit(group),
 										  small_only);
 	bool		was_frozen = group->checkpoint->frozen;
 	bool		moved = !postponed && (batch->nevents > 0 || was_frozen);
@@ -219,26 +234,42 @@ catchup_batch(PassGroup *group, CqrsBatch *batch, Datum current, bool small_only
 		member->more = postponed || next.frozen || was_frozen;
 		member->postponed = postponed;
 		if (moved)
-			catchup_member(member, group->projections[i], group->checkpoints[i], &next,
-						   batch, policy);
+		{
+			CqrsCheckpoint *checkpoint = group->checkpoints[i];
+
+			/* a walk's snapshot is older than this pass's */
+			if (!was_frozen)
+				checkpoint->settled = pass->settled;
+			batch->peak = checkpoint->peak;
+			batch->settled = checkpoint->settled;
+			catchup_member(member, group->projections[i], checkpoint, &next, batch,
+						   pass->policy);
+		}
 		if (!member->more && member->error == NULL)
 			catchup_arrived(member, group->projections[i]);
 	}
 	return moved || postponed;
 }
 
-/* The smallest limit among the members. */
+/*
+ * The smallest limit among the members. Where the limit is the default one, those
+ * that handle large batches take many times as much.
+ */
 static CqrsReadLimit
 catchup_limit(const PassGroup *group)
 {
-	CqrsReadLimit limit = {.events = INT_MAX - 1,.bytes = MAX_BATCH_BYTES};
+	CqrsReadLimit limit = {.events = INT_MAX - 1,.bytes = MAX_BATCH_BYTES * LARGE_BYTES};
 
 	for (int i = 0; i < group->nmembers; i++)
 	{
 		int			own = group->projections[i]->batch_size;
+		bool		large = own == 0 &&
+			cqrs_handler_kind(group->projections[i])->handles_large_batches;
 
 		if (own == 0)
-			own = cqrs_guc_batch_size;
+			own = Min((int64) cqrs_guc_batch_size * (large ? LARGE_EVENTS : 1), INT_MAX - 1);
+		if (!large)
+			limit.bytes = MAX_BATCH_BYTES;
 		if (group->members[i]->limit > 0)
 			own = Min(own, group->members[i]->limit);
 		limit.events = Min(limit.events, own);
@@ -252,9 +283,11 @@ catchup_limit(const PassGroup *group)
  * there is.
  */
 static bool
-catchup_read(CqrsBatch *batch, CqrsCheckpoint *next, Datum current, CqrsReadLimit limit,
+catchup_read(CqrsBatch *batch, CqrsCheckpoint *next, const Pass *pass, CqrsReadLimit limit,
 			 bool small_only)
 {
+	Datum		current = pass->current;
+
 	if (!next->frozen)
 	{
 		if (!cqrs_outbox_read_is_long(next->walk.done, limit) &&
@@ -327,12 +360,14 @@ catchup_member(CqrsMember *member, CqrsProjection *projection, CqrsCheckpoint *c
 
 	checkpoint->frozen = next->frozen;
 	checkpoint->walk = next->walk;
+	if (batch->nevents > 0)
+		checkpoint->peak = Max(checkpoint->peak, batch->events[batch->nevents - 1].position);
 	cqrs_checkpoint_advance(checkpoint, applied.nevents);
 	if (applied.nevents > 0)
 		cqrs_notify_send(projection, applied.events[applied.nevents - 1]->position,
 						 applied.nevents, applied.keys, applied.nkeys);
 	if (projection->retries > 0)
-		cqrs_projection_record_recovery(projection->id);
+		cqrs_registry_record_recovery(projection->id);
 
 	if (cqrs_guc_log_min_batch_duration >= 0 && applied.nevents > 0 &&
 		member->duration >= cqrs_guc_log_min_batch_duration)
@@ -363,14 +398,14 @@ catchup_failed(CqrsMember *member, CqrsProjection *projection, CqrsErrorPolicy p
 
 		delay = Min(delay, cqrs_guc_max_retry_delay);
 		member->next_retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay);
-		cqrs_projection_record_retry(projection->id, text, member->next_retry_at);
+		cqrs_registry_record_retry(projection->id, text, member->next_retry_at);
 		ereport(LOG,
 				(errmsg("projection \"%s\" will be retried: %s", name, member->error->message),
 				 errhidestmt(true)));
 	}
 	else
 	{
-		cqrs_projection_record_stop(projection->id, text);
+		cqrs_registry_record_stop(projection->id, text);
 		ereport(LOG,
 				(errmsg("projection \"%s\" stopped: %s", name, member->error->message),
 				 member->error->context ? errdetail_log("%s", member->error->context) : 0,
@@ -408,7 +443,7 @@ static void
 catchup_arrived(CqrsMember *member, CqrsProjection *projection)
 {
 	if (projection->state == CQRS_STATE_REBUILDING)
-		cqrs_projection_set_state(projection->id, projection->mode == CQRS_MODE_INLINE ?
+		cqrs_registry_set_state(projection->id, projection->mode == CQRS_MODE_INLINE ?
 								  CQRS_STATE_SWITCHING : CQRS_STATE_RUNNING);
 	member->wants_switch = projection->mode == CQRS_MODE_INLINE &&
 		projection->state != CQRS_STATE_RUNNING;

@@ -47,7 +47,7 @@ static HTAB *places = NULL;
 
 #define CHECKPOINT_COLUMNS \
 	"c.projection, c.ctid, c.done, c.target, c.low, c.high, c.last_position," \
-	" c.events_processed, c.batches," \
+	" c.peak, c.settled, c.events_processed, c.batches," \
 	" c.incarnation <> (SELECT i.id FROM cqrs.incarnation AS i)"
 
 /* a snapshot on its way out of a query */
@@ -138,8 +138,8 @@ cqrs_checkpoint_equal(const CqrsCheckpoint *a, const CqrsCheckpoint *b)
 }
 
 /*
- * Write back walk and frozen, which the caller has changed, and count a batch
- * of so many events, unless it is of none. The caller holds the lock.
+ * Write back what the caller has changed, and count a batch of so many events,
+ * unless it is of none. The caller holds the lock.
  */
 void
 cqrs_checkpoint_advance(CqrsCheckpoint *checkpoint, int64 events)
@@ -147,21 +147,24 @@ cqrs_checkpoint_advance(CqrsCheckpoint *checkpoint, int64 events)
 	static CqrsQuery query = {
 		.sql = "UPDATE cqrs.checkpoint SET done = $3, target = $4, low = $5, high = $6,"
 		" last_position = $7, events_processed = events_processed + $8,"
-		" batches = batches + CASE WHEN $8 > 0 THEN 1 ELSE 0 END"
+		" batches = batches + CASE WHEN $8 > 0 THEN 1 ELSE 0 END,"
+		" peak = $9, settled = $10"
 		" WHERE ctid = $1 AND projection = $2 RETURNING ctid",
-		.nargs = 8,
+		.nargs = 10,
 		.argtypes = {TIDOID, INT4OID, PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, INT8OID,
-		INT8OID, INT8OID}
+		INT8OID, INT8OID, INT8OID, INT8OID}
 	};
 	ItemPointerData old = checkpoint->ctid;
-	Datum		args[8] = {
+	Datum		args[10] = {
 		PointerGetDatum(&old), Int32GetDatum(checkpoint->projection),
 		checkpoint->walk.done, checkpoint->walk.target, Int64GetDatum(checkpoint->walk.low),
 		Int64GetDatum(checkpoint->walk.high), Int64GetDatum(checkpoint->walk.last),
-		Int64GetDatum(events)
+		Int64GetDatum(events), Int64GetDatum(checkpoint->peak),
+		Int64GetDatum(checkpoint->settled)
 	};
-	char		nulls[8] = {' ', ' ', ' ', ' ', ' ', ' ', ' ', ' '};
+	char		nulls[10];
 
+	memset(nulls, ' ', sizeof(nulls));
 	if (!checkpoint->frozen)
 		nulls[3] = 'n';
 	if (cqrs_query_run(&query, args, nulls, checkpoint_read_ctid, &checkpoint->ctid) != 1)
@@ -172,17 +175,20 @@ cqrs_checkpoint_advance(CqrsCheckpoint *checkpoint, int64 events)
 	checkpoint_place(checkpoint->projection, HASH_ENTER)->ctid = checkpoint->ctid;
 }
 
-/* Make the row of a new projection. */
+/*
+ * Make the row of a new projection, which has processed what is visible in done,
+ * none of it above position last.
+ */
 void
-cqrs_checkpoint_insert(int32 projection, Datum done)
+cqrs_checkpoint_insert(int32 projection, Datum done, int64 last)
 {
 	static CqrsQuery query = {
-		.sql = "INSERT INTO cqrs.checkpoint (projection, incarnation, done)"
-		" SELECT $1, id, $2 FROM cqrs.incarnation",
-		.nargs = 2,
-		.argtypes = {INT4OID, PG_SNAPSHOTOID}
+		.sql = "INSERT INTO cqrs.checkpoint (projection, incarnation, done, last_position, peak)"
+		" SELECT $1, id, $2, $3, $3 FROM cqrs.incarnation",
+		.nargs = 3,
+		.argtypes = {INT4OID, PG_SNAPSHOTOID, INT8OID}
 	};
-	Datum		args[2] = {Int32GetDatum(projection), done};
+	Datum		args[3] = {Int32GetDatum(projection), done, Int64GetDatum(last)};
 
 	cqrs_query_run(&query, args, NULL, NULL, NULL);
 }
@@ -193,7 +199,7 @@ cqrs_checkpoint_reset(int32 projection)
 {
 	static CqrsQuery query = {
 		.sql = "UPDATE cqrs.checkpoint SET done = $2, target = NULL, low = 0, high = 0,"
-		" last_position = 0, incarnation = (SELECT id FROM cqrs.incarnation)"
+		" last_position = 0, peak = 0, settled = 0, incarnation = (SELECT id FROM cqrs.incarnation)"
 		" WHERE projection = $1",
 		.nargs = 2,
 		.argtypes = {INT4OID, PG_SNAPSHOTOID}
@@ -225,31 +231,39 @@ cqrs_checkpoint_empty_snapshot(void)
 	return DirectFunctionCall1(pg_snapshot_in, CStringGetDatum("1:1:"));
 }
 
-/*
- * The active snapshot as a checkpoint's. If the current transaction has an id,
- * that counts as in flight, like the id of any other that has not committed:
- * what it publishes, before or after, is still to be processed.
- */
+/* The active snapshot as a checkpoint's. */
 Datum
 cqrs_checkpoint_current_snapshot(void)
 {
+	return cqrs_checkpoint_snapshot_without_self(DirectFunctionCall1(pg_current_snapshot,
+																	 (Datum) 0));
+}
+
+/*
+ * A snapshot of this transaction as a checkpoint's. If the transaction has an
+ * id, that counts as in flight, like the id of any other that has not committed:
+ * what it publishes, before or after, is still to be processed.
+ */
+Datum
+cqrs_checkpoint_snapshot_without_self(Datum snapshot)
+{
 	static CqrsQuery query = {
-		.sql = "SELECT (pg_snapshot_xmin(s)::text || ':' || pg_snapshot_xmax(s)::text || ':'"
+		.sql = "SELECT (pg_snapshot_xmin($2)::text || ':' || pg_snapshot_xmax($2)::text || ':'"
 		" || coalesce((SELECT string_agg(x::text, ',' ORDER BY x) FROM"
-		"  (SELECT pg_snapshot_xip(s) AS x UNION SELECT $1"
-		"   WHERE $1 >= pg_snapshot_xmin(s) AND $1 < pg_snapshot_xmax(s)) AS u), ''))"
-		"::pg_snapshot FROM (SELECT pg_current_snapshot() AS s) AS q",
+		"  (SELECT pg_snapshot_xip($2) AS x UNION SELECT $1"
+		"   WHERE $1 >= pg_snapshot_xmin($2) AND $1 < pg_snapshot_xmax($2)) AS u), ''))"
+		"::pg_snapshot",
 		.flags = CQRS_QUERY_ACTIVE,
-		.nargs = 1,
-		.argtypes = {XID8OID}
+		.nargs = 2,
+		.argtypes = {XID8OID, PG_SNAPSHOTOID}
 	};
 	FullTransactionId own = GetTopFullTransactionIdIfAny();
 	SnapshotResult result = {.context = CurrentMemoryContext};
-	Datum		arg = FullTransactionIdGetDatum(own);
+	Datum		args[2] = {FullTransactionIdGetDatum(own), snapshot};
 
 	if (!FullTransactionIdIsValid(own))
-		return DirectFunctionCall1(pg_current_snapshot, (Datum) 0);
-	cqrs_query_run(&query, &arg, NULL, checkpoint_read_snapshot, &result);
+		return snapshot;
+	cqrs_query_run(&query, args, NULL, checkpoint_read_snapshot, &result);
 	return result.snapshot;
 }
 
@@ -359,9 +373,11 @@ checkpoint_read_row(TupleTableSlot *slot, void *arg)
 	checkpoint->walk.low = DatumGetInt64(slot->tts_values[4]);
 	checkpoint->walk.high = DatumGetInt64(slot->tts_values[5]);
 	checkpoint->walk.last = DatumGetInt64(slot->tts_values[6]);
-	checkpoint->events_processed = DatumGetInt64(slot->tts_values[7]);
-	checkpoint->batches = DatumGetInt64(slot->tts_values[8]);
-	checkpoint->foreign = DatumGetBool(slot->tts_values[9]);
+	checkpoint->peak = DatumGetInt64(slot->tts_values[7]);
+	checkpoint->settled = DatumGetInt64(slot->tts_values[8]);
+	checkpoint->events_processed = DatumGetInt64(slot->tts_values[9]);
+	checkpoint->batches = DatumGetInt64(slot->tts_values[10]);
+	checkpoint->foreign = DatumGetBool(slot->tts_values[11]);
 	result->checkpoint = checkpoint;
 	MemoryContextSwitchTo(old);
 	return true;

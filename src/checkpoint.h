@@ -22,6 +22,8 @@ typedef struct CqrsCheckpoint
 	ItemPointerData ctid;
 	bool		frozen;			/* is there a target? */
 	CqrsWalk	walk;
+	int64		peak;			/* no event above this position was processed */
+	int64		settled;		/* of the target: see horizon.c; 0 = unknown */
 	int64		events_processed;
 	int64		batches;
 	bool		foreign;		/* made under other transaction ids: restored */
@@ -33,12 +35,13 @@ extern CqrsCheckpoint *cqrs_checkpoint_peek(int32 projection);
 extern void cqrs_checkpoint_refuse_unusable(const CqrsCheckpoint *checkpoint);
 extern bool cqrs_checkpoint_equal(const CqrsCheckpoint *a, const CqrsCheckpoint *b);
 extern void cqrs_checkpoint_advance(CqrsCheckpoint *checkpoint, int64 events);
-extern void cqrs_checkpoint_insert(int32 projection, Datum done);
+extern void cqrs_checkpoint_insert(int32 projection, Datum done, int64 last);
 extern void cqrs_checkpoint_reset(int32 projection);
 extern void cqrs_checkpoint_delete(int32 projection);
 
 extern Datum cqrs_checkpoint_empty_snapshot(void);
 extern Datum cqrs_checkpoint_current_snapshot(void);
+extern Datum cqrs_checkpoint_snapshot_without_self(Datum snapshot);
 extern bool cqrs_checkpoint_snapshot_sees(Datum snapshot, FullTransactionId xid);
 extern bool cqrs_checkpoint_covers(const CqrsCheckpoint *checkpoint, Datum snapshot);
 

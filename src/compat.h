@@ -45,11 +45,27 @@
 #define cqrs_compat_my_proc_number() (MyProc->pgprocno)
 #endif
 
+/* 17 speaks of process numbers; a prepared transaction has none */
+#if PG_VERSION_NUM >= 170000
+#define cqrs_compat_vxid_has_backend(vxid) ((vxid).procNumber != INVALID_PROC_NUMBER)
+#else
+#define cqrs_compat_vxid_has_backend(vxid) ((vxid).backendId != InvalidBackendId)
+#endif
+
 /* 17 added a timeout of whole transactions, which holds in background workers, too */
 #if PG_VERSION_NUM >= 170000
 #define CQRS_COMPAT_TIMEOUTS_OFF {"transaction_timeout", "0"},
 #else
 #define CQRS_COMPAT_TIMEOUTS_OFF
+#endif
+
+/* 18 has the grouping expressions in a range table entry of their own */
+#if PG_VERSION_NUM >= 180000
+#define cqrs_compat_flatten_group(query) \
+	((query)->targetList = (List *) \
+	 flatten_group_exprs(NULL, query, (Node *) (query)->targetList))
+#else
+#define cqrs_compat_flatten_group(query) ((void) (query))
 #endif
 
 #endif							/* CQRS_COMPAT_H */

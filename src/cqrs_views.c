@@ -16,6 +16,7 @@
 #include "handler.h"
 #include "handler_batch.h"
 #include "handler_event.h"
+#include "handler_view.h"
 #include "launcher.h"
 #include "outbox.h"
 #include "projection.h"
@@ -34,6 +35,8 @@ _PG_init(void)
 	cqrs_handler_init();
 	cqrs_handler_register(&cqrs_handler_event_kind);
 	cqrs_handler_register(&cqrs_handler_batch_kind);
+	cqrs_handler_register(&cqrs_handler_view_kind);
+	cqrs_handler_view_init();
 
 	/* pg_upgrade runs servers in which nothing may happen by itself */
 	if (process_shared_preload_libraries_in_progress && !IsBinaryUpgrade)

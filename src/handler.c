@@ -188,7 +188,7 @@ handler_resolve(CqrsProjection *projection)
 						 quote_literal_cstr(NameStr(projection->name)),
 						 quote_literal_cstr(projection->handler))));
 	cqrs_handler_check_rights(function, projection->owner);
-	cqrs_handler_check_tables(function, projection->read_tables, projection->nread_tables);
+	cqrs_handler_check_tables(function, projection->tables, projection->nread_tables);
 
 	projection->handler_oid = function;
 	projection->handler_checked = changes;

@@ -32,6 +32,7 @@ typedef struct CqrsHandlerKind
 {
 	const char *name;			/* as in cqrs.projection.kind */
 	bool		tells_keys;		/* does apply fill the call's keys? */
+	bool		handles_large_batches;	/* the larger, the better? */
 
 	/* does the signature say so? NULL for the kind without a function */
 	bool		(*matches) (Oid function);
@@ -40,6 +41,9 @@ typedef struct CqrsHandlerKind
 	void		(*check) (Oid function, const Oid *read_tables, int nread_tables);
 
 	void		(*apply) (CqrsHandlerCall *call);
+
+	/* make empty read tables what they are before any event; NULL = empty */
+	void		(*begin) (CqrsProjection *projection);
 
 	/*
 	 * Drop the events that can't change anything, beyond what filters say, as the

@@ -28,6 +28,7 @@
 #include "checkpoint.h"
 #include "mode.h"
 #include "outbox.h"
+#include "registry.h"
 
 /* attempts of an interactive switch, and the pause between two of them */
 #define LEAVE_ATTEMPTS 20
@@ -64,7 +65,7 @@ cqrs_mode_enter_inline(int32 id, CqrsErrorPolicy policy)
 	if (cqrs_outbox_published_here())
 		return false;
 	cqrs_outbox_set_inline(true);
-	cqrs_projection_set_state(id, CQRS_STATE_RUNNING);
+	cqrs_registry_set_state(id, CQRS_STATE_RUNNING);
 	cqrs_outbox_wake_at_commit();
 	return true;
 }
@@ -80,11 +81,11 @@ cqrs_mode_enter_inline(int32 id, CqrsErrorPolicy policy)
 void
 cqrs_mode_leave_inline(CqrsProjection *projection, bool lock_read_tables)
 {
-	int			nrelids = lock_read_tables ? projection->nread_tables : 0;
+	int			nrelids = lock_read_tables ? projection->ntables : 0;
 	int			attempt = 0;
 
 	cqrs_mode_require_clean_transaction("take a projection out of inline mode");
-	while (!cqrs_outbox_lock_publishers(projection->read_tables, nrelids))
+	while (!cqrs_outbox_lock_publishers(projection->tables, nrelids))
 	{
 		if (++attempt >= LEAVE_ATTEMPTS)
 			ereport(ERROR,

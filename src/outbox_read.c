@@ -288,6 +288,37 @@ cqrs_outbox_read_last_position(void)
 	return position;
 }
 
+/* The highest position that was drawn so far, by whomever; 0 = none. */
+int64
+cqrs_outbox_read_drawn(void)
+{
+	static CqrsQuery query = {
+		.sql = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END"
+		" FROM cqrs.outbox_position_seq",
+		.flags = CQRS_QUERY_LATEST
+	};
+	int64		position = 0;
+
+	cqrs_query_run(&query, NULL, NULL, read_keep_first, &position);
+	return position;
+}
+
+/*
+ * What to select from for all events that are visible, under the alias "events",
+ * in a statement that somebody else makes: but for the events of the transaction
+ * with the id $2, which count as in flight, and those that the filters $3
+ * (event_types), $4 (aggregate_types) and $5 (sources) reject; NULL = none.
+ */
+const char *
+cqrs_outbox_read_all(void)
+{
+	return "(SELECT " CQRS_EVENT_COLUMN_LIST " FROM cqrs.outbox"
+		" WHERE xid OPERATOR(pg_catalog.<>) $2"
+		" AND ($3 IS NULL OR event_type OPERATOR(pg_catalog.=) ANY ($3))"
+		" AND ($4 IS NULL OR aggregate_type OPERATOR(pg_catalog.=) ANY ($4))"
+		" AND ($5 IS NULL OR source OPERATOR(pg_catalog.=) ANY ($5))) AS events";
+}
+
 /*
  * Are there events of transaction ids that this cluster has not assigned yet,
  * that is, restored ones? No snapshot would show them.

@@ -48,6 +48,8 @@ typedef struct CqrsPending
 extern CqrsPending cqrs_outbox_read_pending_interval(Datum done, Datum upto, int limit);
 extern CqrsPending cqrs_outbox_read_pending_walk(const CqrsWalk *walk, int limit);
 extern int64 cqrs_outbox_read_last_position(void);
+extern int64 cqrs_outbox_read_drawn(void);
+extern const char *cqrs_outbox_read_all(void);
 extern bool cqrs_outbox_read_has_future(void);
 extern bool cqrs_outbox_read_xid(int64 position, FullTransactionId *xid);
 

@@ -52,12 +52,11 @@ static Registry *registry_current(void);
 static void registry_relcache_callback(Datum arg, Oid relid);
 static void registry_xact_callback(XactEvent event, void *arg);
 static bool registry_add_row(TupleTableSlot *slot, void *arg);
-static void registry_write(CqrsQuery *query, Datum *args, const char *nulls);
+static void tables_load(CqrsProjection *projection, TupleTableSlot *slot);
 static void filter_load(CqrsFilter *filter, TupleTableSlot *slot, int column);
 static bool filter_matches(const CqrsFilter *filter, const CqrsEvent *event, TupleDesc desc,
 						   CqrsEventColumn column);
 static int	name_lookup(const char *what, const char *value, const char *const *names, int n);
-static bool projection_read_id(TupleTableSlot *slot, void *arg);
 static char *slot_text(TupleTableSlot *slot, int column);
 static TimestampTz slot_timestamp(TupleTableSlot *slot, int column);
 
@@ -124,7 +123,7 @@ cqrs_projection_get(int32 id)
 	return NULL;
 }
 
-/* The projection that maintains a table, or NULL. */
+/* The projection that maintains a table, be it for itself, or NULL. */
 CqrsProjection *
 cqrs_projection_of_table(Oid relid)
 {
@@ -134,8 +133,8 @@ cqrs_projection_of_table(Oid relid)
 	{
 		CqrsProjection *projection = lfirst(lc);
 
-		for (int i = 0; i < projection->nread_tables; i++)
-			if (projection->read_tables[i] == relid)
+		for (int i = 0; i < projection->ntables; i++)
+			if (projection->tables[i] == relid)
 				return projection;
 	}
 	return NULL;
@@ -208,202 +207,6 @@ cqrs_projection_check_owner(const CqrsProjection *projection)
 						 quote_identifier(GetUserNameFromId(projection->owner, false)))));
 }
 
-/* --------------------------------------------------------------- changes */
-
-/*
- * Insert a row, with the session's current settings. Returns its id. Throws
- * where the name is taken, also by a transaction in flight.
- */
-int32
-cqrs_projection_insert(const CqrsProjectionColumns *columns)
-{
-	static CqrsQuery query = {
-		.sql = "INSERT INTO cqrs.registry (name, owner, kind, handler, read_tables, mode,"
-		" event_types, aggregate_types, sources, key, start_at, on_error, notify,"
-		" batch_size, segments, state, search_path, time_zone, date_style, interval_style)"
-		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, 1, $15,"
-		" $16, $17, $18, $19)"
-		" ON CONFLICT (name) DO NOTHING RETURNING id",
-		.flags = CQRS_QUERY_WRITE,
-		.nargs = 19,
-		.argtypes = {NAMEOID, REGROLEOID, TEXTOID, TEXTOID, REGCLASSARRAYOID, TEXTOID,
-			TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID,
-		INT4OID, TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
-	};
-	Datum		args[19];
-	char		nulls[19];
-	int32		id = 0;
-
-	memset(nulls, ' ', sizeof(nulls));
-	args[0] = columns->name;
-	args[1] = ObjectIdGetDatum(columns->owner);
-	args[2] = CStringGetTextDatum(columns->kind);
-	args[3] = CStringGetTextDatum(columns->handler);
-	args[4] = columns->read_tables;
-	args[5] = CStringGetTextDatum(mode_names[columns->mode]);
-	args[6] = columns->event_types;
-	args[7] = columns->aggregate_types;
-	args[8] = columns->sources;
-	args[9] = CStringGetTextDatum(columns->key);
-	args[10] = CStringGetTextDatum(columns->start_at);
-	args[11] = CStringGetTextDatum(columns->on_error);
-	args[12] = CStringGetTextDatum(notify_names[columns->notify]);
-	args[13] = Int32GetDatum(columns->batch_size);
-	args[14] = CStringGetTextDatum(state_names[columns->state]);
-	args[15] = CStringGetTextDatum(GetConfigOption("search_path", false, false));
-	args[16] = CStringGetTextDatum(GetConfigOption("TimeZone", false, false));
-	args[17] = CStringGetTextDatum(GetConfigOption("DateStyle", false, false));
-	args[18] = CStringGetTextDatum(GetConfigOption("IntervalStyle", false, false));
-	for (int i = 6; i <= 8; i++)
-		if (args[i] == (Datum) 0)
-			nulls[i] = 'n';
-	if (columns->batch_size == 0)
-		nulls[13] = 'n';
-
-	if (cqrs_query_run(&query, args, nulls, projection_read_id, &id) == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("projection \"%s\" already exists",
-						NameStr(*DatumGetName(columns->name)))));
-	return id;
-}
-
-/* Write back all that alter_projection can change. */
-void
-cqrs_projection_update(int32 id, const CqrsProjectionColumns *columns)
-{
-	static CqrsQuery query = {
-		.sql = "UPDATE cqrs.registry SET name = $2, kind = $3, handler = $4, mode = $5,"
-		" event_types = $6, aggregate_types = $7, sources = $8, key = $9, on_error = $10,"
-		" notify = $11, batch_size = $12, state = $13 WHERE id = $1",
-		.flags = CQRS_QUERY_WRITE,
-		.nargs = 13,
-		.argtypes = {INT4OID, NAMEOID, TEXTOID, TEXTOID, TEXTOID, TEXTARRAYOID,
-		TEXTARRAYOID, TEXTARRAYOID, TEXTOID, TEXTOID, TEXTOID, INT4OID, TEXTOID}
-	};
-	Datum		args[13];
-	char		nulls[13];
-
-	memset(nulls, ' ', sizeof(nulls));
-	args[0] = Int32GetDatum(id);
-	args[1] = columns->name;
-	args[2] = CStringGetTextDatum(columns->kind);
-	args[3] = CStringGetTextDatum(columns->handler);
-	args[4] = CStringGetTextDatum(mode_names[columns->mode]);
-	args[5] = columns->event_types;
-	args[6] = columns->aggregate_types;
-	args[7] = columns->sources;
-	args[8] = CStringGetTextDatum(columns->key);
-	args[9] = CStringGetTextDatum(columns->on_error);
-	args[10] = CStringGetTextDatum(notify_names[columns->notify]);
-	args[11] = Int32GetDatum(columns->batch_size);
-	args[12] = CStringGetTextDatum(state_names[columns->state]);
-	for (int i = 5; i <= 7; i++)
-		if (args[i] == (Datum) 0)
-			nulls[i] = 'n';
-	if (columns->batch_size == 0)
-		nulls[11] = 'n';
-	registry_write(&query, args, nulls);
-}
-
-void
-cqrs_projection_delete(int32 id)
-{
-	static CqrsQuery query = {
-		.sql = "DELETE FROM cqrs.registry WHERE id = $1",
-		.nargs = 1,
-		.argtypes = {INT4OID}
-	};
-	Datum		arg = Int32GetDatum(id);
-
-	registry_write(&query, &arg, NULL);
-}
-
-/*
- * Enter a state other than "rebuilding". Leaving "stopped" forgets the error;
- * ending a rebuild forgets when it began, pausing or stopping it does not.
- */
-void
-cqrs_projection_set_state(int32 id, CqrsState state)
-{
-	static CqrsQuery query = {
-		.sql = "UPDATE cqrs.registry SET state = $2, retries = 0, next_retry_at = NULL,"
-		" last_error = CASE WHEN state = 'stopped' AND $2 <> 'paused' THEN NULL ELSE last_error END,"
-		" last_error_at = CASE WHEN state = 'stopped' AND $2 <> 'paused' THEN NULL ELSE last_error_at END,"
-		" rebuild_started_at = CASE WHEN $2 = 'paused' OR $2 = 'stopped'"
-		"  THEN rebuild_started_at END"
-		" WHERE id = $1",
-		.nargs = 2,
-		.argtypes = {INT4OID, TEXTOID}
-	};
-	Datum		args[2] = {Int32GetDatum(id), CStringGetTextDatum(state_names[state])};
-
-	registry_write(&query, args, NULL);
-}
-
-/* Enter the state "rebuilding", or go on in it. */
-void
-cqrs_projection_set_rebuilding(int32 id)
-{
-	static CqrsQuery query = {
-		.sql = "UPDATE cqrs.registry SET state = 'rebuilding', retries = 0,"
-		" next_retry_at = NULL, last_error = NULL, last_error_at = NULL,"
-		" rebuild_started_at = coalesce(rebuild_started_at, clock_timestamp())"
-		" WHERE id = $1",
-		.nargs = 1,
-		.argtypes = {INT4OID}
-	};
-	Datum		arg = Int32GetDatum(id);
-
-	registry_write(&query, &arg, NULL);
-}
-
-/* Stop a projection for an error. */
-void
-cqrs_projection_record_stop(int32 id, const char *error)
-{
-	static CqrsQuery query = {
-		.sql = "UPDATE cqrs.registry SET state = 'stopped', next_retry_at = NULL,"
-		" last_error = $2, last_error_at = clock_timestamp() WHERE id = $1",
-		.nargs = 2,
-		.argtypes = {INT4OID, TEXTOID}
-	};
-	Datum		args[2] = {Int32GetDatum(id), CStringGetTextDatum(error)};
-
-	registry_write(&query, args, NULL);
-}
-
-/* Record an error that is nobody's fault, and when to try again. */
-void
-cqrs_projection_record_retry(int32 id, const char *error, TimestampTz next_retry_at)
-{
-	static CqrsQuery query = {
-		.sql = "UPDATE cqrs.registry SET retries = retries + 1, next_retry_at = $3,"
-		" last_error = $2, last_error_at = clock_timestamp() WHERE id = $1",
-		.nargs = 3,
-		.argtypes = {INT4OID, TEXTOID, TIMESTAMPTZOID}
-	};
-	Datum		args[3] = {
-		Int32GetDatum(id), CStringGetTextDatum(error), TimestampTzGetDatum(next_retry_at)
-	};
-
-	registry_write(&query, args, NULL);
-}
-
-/* A batch worked after retries. The last error stays, as history. */
-void
-cqrs_projection_record_recovery(int32 id)
-{
-	static CqrsQuery query = {
-		.sql = "UPDATE cqrs.registry SET retries = 0, next_retry_at = NULL WHERE id = $1",
-		.nargs = 1,
-		.argtypes = {INT4OID}
-	};
-	Datum		arg = Int32GetDatum(id);
-
-	registry_write(&query, &arg, NULL);
-}
-
 /* ----------------------------------------------------------------- names */
 
 const char *
@@ -416,6 +219,12 @@ const char *
 cqrs_projection_state_name(CqrsState state)
 {
 	return state_names[state];
+}
+
+const char *
+cqrs_projection_notify_name(CqrsNotify notify)
+{
+	return notify_names[notify];
 }
 
 CqrsMode
@@ -437,9 +246,9 @@ registry_current(void)
 {
 	static CqrsQuery query = {
 		.sql = "SELECT id, name, owner, kind, handler, read_tables, mode, event_types,"
-		" aggregate_types, sources, key, start_at, on_error, notify, batch_size,"
+		" aggregate_types, sources, key, query, on_error, notify, batch_size,"
 		" search_path, time_zone, date_style, interval_style, state, rebuild_started_at,"
-		" retries, next_retry_at, last_error, last_error_at"
+		" retries, next_retry_at, last_error, last_error_at, state_table"
 		" FROM cqrs.registry ORDER BY id",
 		.flags = CQRS_QUERY_LATEST
 	};
@@ -501,17 +310,6 @@ registry_xact_callback(XactEvent event, void *arg)
 	retired = NIL;
 }
 
-/* Change exactly one row. The caller holds the projection's lock. */
-static void
-registry_write(CqrsQuery *query, Datum *args, const char *nulls)
-{
-	uint64		processed = cqrs_query_run(query, args, nulls, NULL, NULL);
-
-	if (processed != 1)
-		elog(ERROR, "expected to change one row of cqrs.registry, changed " UINT64_FORMAT,
-			 processed);
-}
-
 static bool
 registry_add_row(TupleTableSlot *slot, void *arg)
 {
@@ -519,7 +317,6 @@ registry_add_row(TupleTableSlot *slot, void *arg)
 	MemoryContext old = MemoryContextSwitchTo(fresh->context);
 	CqrsProjection *projection = palloc0(sizeof(CqrsProjection));
 	bool		isnull;
-	ArrayType  *read_tables;
 	int32		batch_size;
 
 	slot_getallattrs(slot);
@@ -529,15 +326,13 @@ registry_add_row(TupleTableSlot *slot, void *arg)
 	projection->owner = DatumGetObjectId(slot->tts_values[2]);
 	projection->kind = slot_text(slot, 4);
 	projection->handler = slot_text(slot, 5);
-	read_tables = DatumGetArrayTypePCopy(slot->tts_values[5]);
-	projection->read_tables = (Oid *) ARR_DATA_PTR(read_tables);
-	projection->nread_tables = ArrayGetNItems(ARR_NDIM(read_tables), ARR_DIMS(read_tables));
+	tables_load(projection, slot);
 	projection->mode = cqrs_projection_mode_parse(slot_text(slot, 7));
 	filter_load(&projection->event_types, slot, 8);
 	filter_load(&projection->aggregate_types, slot, 9);
 	filter_load(&projection->sources, slot, 10);
 	projection->key_expression = slot_text(slot, 11);
-	projection->start_at = slot_text(slot, 12);
+	projection->query = slot_text(slot, 12);
 	projection->on_error = slot_text(slot, 13);
 	projection->notify = cqrs_projection_notify_parse(slot_text(slot, 14));
 	batch_size = DatumGetInt32(slot_getattr(slot, 15, &isnull));
@@ -557,6 +352,22 @@ registry_add_row(TupleTableSlot *slot, void *arg)
 	fresh->projections = lappend(fresh->projections, projection);
 	MemoryContextSwitchTo(old);
 	return true;
+}
+
+static void
+tables_load(CqrsProjection *projection, TupleTableSlot *slot)
+{
+	ArrayType  *array = DatumGetArrayTypeP(slot->tts_values[5]);
+	bool		isnull;
+	Datum		state_table = slot_getattr(slot, 26, &isnull);
+
+	projection->nread_tables = ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array));
+	projection->tables = palloc((projection->nread_tables + 1) * sizeof(Oid));
+	memcpy(projection->tables, ARR_DATA_PTR(array), projection->nread_tables * sizeof(Oid));
+	projection->ntables = projection->nread_tables;
+	projection->state_table = isnull ? InvalidOid : DatumGetObjectId(state_table);
+	if (!isnull)
+		projection->tables[projection->ntables++] = projection->state_table;
 }
 
 static void
@@ -613,15 +424,6 @@ name_lookup(const char *what, const char *value, const char *const *names, int n
 			(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 			 errmsg("invalid value for %s: \"%s\"", what, value),
 			 errhint("Use %s.", possible.data)));
-}
-
-static bool
-projection_read_id(TupleTableSlot *slot, void *arg)
-{
-	bool		isnull;
-
-	*(int32 *) arg = DatumGetInt32(slot_getattr(slot, 1, &isnull));
-	return true;
 }
 
 /* a column of type text, or NULL */

@@ -60,18 +60,20 @@ typedef struct CqrsProjection
 	NameData	name;
 	Oid			owner;
 	char	   *kind;
-	char	   *handler;		/* its signature, with schemas */
+	char	   *handler;		/* its signature, with schemas; NULL for a view */
 	Oid			handler_oid;	/* resolved and checked by handler.c, */
 	uint64		handler_checked;	/* at this count of catalog changes */
-	Oid		   *read_tables;
+	char	   *query;			/* of a view; NULL = it has a handler */
+	Oid		   *tables;			/* that it writes to: its read tables, then */
+	int			ntables;		/* the state table if it has one */
 	int			nread_tables;
+	Oid			state_table;	/* InvalidOid = none */
 	CqrsMode	mode;
 	CqrsFilter	event_types;
 	CqrsFilter	aggregate_types;
 	CqrsFilter	sources;
 	char	   *key_expression;
 	CqrsKey    *key;
-	char	   *start_at;
 	char	   *on_error;
 	CqrsNotify	notify;
 	int			batch_size;		/* 0 = cqrs_views.batch_size */
@@ -84,26 +86,6 @@ typedef struct CqrsProjection
 	TimestampTz last_error_at;
 	MemoryContext context;		/* the cache's, for what is added lazily */
 } CqrsProjection;
-
-/* what create and alter write; an array Datum of 0 is NULL */
-typedef struct CqrsProjectionColumns
-{
-	Datum		name;
-	Oid			owner;
-	const char *kind;
-	const char *handler;		/* cqrs_handler_signature */
-	Datum		read_tables;	/* regclass[] */
-	CqrsMode	mode;
-	Datum		event_types;	/* text[] */
-	Datum		aggregate_types;
-	Datum		sources;
-	const char *key;
-	const char *start_at;
-	const char *on_error;
-	CqrsNotify	notify;
-	int			batch_size;		/* 0 = NULL */
-	CqrsState	state;
-} CqrsProjectionColumns;
 
 extern void cqrs_projection_init(void);
 extern void cqrs_projection_changed(void);
@@ -119,17 +101,9 @@ extern bool cqrs_projection_is_active(const CqrsProjection *projection);
 extern bool cqrs_projection_shows_error(const CqrsProjection *projection);
 extern void cqrs_projection_check_owner(const CqrsProjection *projection);
 
-extern int32 cqrs_projection_insert(const CqrsProjectionColumns *columns);
-extern void cqrs_projection_update(int32 id, const CqrsProjectionColumns *columns);
-extern void cqrs_projection_delete(int32 id);
-extern void cqrs_projection_set_state(int32 id, CqrsState state);
-extern void cqrs_projection_set_rebuilding(int32 id);
-extern void cqrs_projection_record_stop(int32 id, const char *error);
-extern void cqrs_projection_record_retry(int32 id, const char *error, TimestampTz next_retry_at);
-extern void cqrs_projection_record_recovery(int32 id);
-
 extern const char *cqrs_projection_mode_name(CqrsMode mode);
 extern const char *cqrs_projection_state_name(CqrsState state);
+extern const char *cqrs_projection_notify_name(CqrsNotify notify);
 extern CqrsMode cqrs_projection_mode_parse(const char *value);
 extern CqrsNotify cqrs_projection_notify_parse(const char *value);
 

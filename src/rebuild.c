@@ -14,10 +14,12 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
+#include "apply.h"
 #include "checkpoint.h"
 #include "mode.h"
 #include "outbox.h"
 #include "outbox_read.h"
+#include "registry.h"
 #include "query.h"
 #include "read_table.h"
 #include "rebuild.h"
@@ -39,16 +41,16 @@ cqrs_rebuild_start(CqrsProjection *projection)
 		cqrs_mode_leave_inline(projection, true);
 
 	/* before they are looked at: they are named again to be emptied */
-	for (int i = 0; i < projection->nread_tables; i++)
-		LockRelationOid(projection->read_tables[i], AccessExclusiveLock);
-	for (int i = 0; i < projection->nread_tables; i++)
-		cqrs_read_table_check(projection->read_tables[i], projection->owner);
+	for (int i = 0; i < projection->ntables; i++)
+		LockRelationOid(projection->tables[i], AccessExclusiveLock);
+	for (int i = 0; i < projection->ntables; i++)
+		cqrs_read_table_check(projection->tables[i], projection->owner);
 
 	cqrs_query_enter_user(&user, projection->owner, &projection->settings);
-	writers = cqrs_read_table_open(projection->read_tables, projection->nread_tables);
+	writers = cqrs_read_table_open(projection->tables, projection->ntables);
 	PG_TRY();
 	{
-		cqrs_read_table_truncate(projection->read_tables, projection->nread_tables);
+		cqrs_read_table_truncate(projection->tables, projection->ntables);
 	}
 	PG_FINALLY();
 	{
@@ -56,9 +58,10 @@ cqrs_rebuild_start(CqrsProjection *projection)
 	}
 	PG_END_TRY();
 	cqrs_query_leave_user(&user);
+	cqrs_apply_begin(projection);
 
 	cqrs_checkpoint_reset(projection->id);
-	cqrs_projection_set_rebuilding(projection->id);
+	cqrs_registry_set_rebuilding(projection->id);
 	if (was_inline)
 		cqrs_mode_forget_inline(projection->id);
 	cqrs_outbox_wake_at_commit();

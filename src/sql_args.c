@@ -9,10 +9,13 @@
 
 #include "catalog/pg_type.h"
 #include "nodes/parsenodes.h"
+#include "nodes/value.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 
 #include "sql_args.h"
+
+#define MAX_BATCH_SIZE 1000000
 
 static void refuse_null(const char *what);
 
@@ -43,6 +46,106 @@ cqrs_sql_arg_text(FunctionCallInfo fcinfo, int argno, const char *what, bool nul
 		return NULL;
 	}
 	return text_to_cstring(PG_GETARG_TEXT_PP(argno));
+}
+
+/*
+ * A filter (text[], or the Datum 0 for none) with those values left out that are
+ * not in the list; a list of NIL is unknown. Where nothing would be left, the
+ * filter stays: an empty one would be none.
+ */
+Datum
+cqrs_sql_arg_narrow_filter(Datum filter, List *values)
+{
+	Datum	   *given = NULL;
+	int			ngiven = 0;
+	Datum	   *kept;
+	int			nkept = 0;
+	ListCell   *lc;
+
+	if (values == NIL)
+		return filter;
+	if (filter != (Datum) 0)
+		deconstruct_array(DatumGetArrayTypeP(filter), TEXTOID, -1, false, TYPALIGN_INT,
+						  &given, NULL, &ngiven);
+	kept = palloc(list_length(values) * sizeof(Datum));
+	foreach(lc, values)
+	{
+		bool		wanted = filter == (Datum) 0;
+
+		for (int i = 0; i < ngiven && !wanted; i++)
+			wanted = strcmp(TextDatumGetCString(given[i]), strVal(lfirst(lc))) == 0;
+		if (wanted)
+			kept[nkept++] = CStringGetTextDatum(strVal(lfirst(lc)));
+	}
+	return nkept == 0 ? filter :
+		PointerGetDatum(construct_array(kept, nkept, TEXTOID, -1, false, TYPALIGN_INT));
+}
+
+/* on_error: only "stop", so far. */
+const char *
+cqrs_sql_arg_on_error(FunctionCallInfo fcinfo, int argno)
+{
+	const char *value = cqrs_sql_arg_text(fcinfo, argno, "on_error", false);
+
+	if (strcmp(value, "park") == 0 || strcmp(value, "skip") == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("on_error => '%s' is not supported yet", value),
+				 errhint("Use 'stop'.")));
+	if (strcmp(value, "stop") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid value for on_error: \"%s\"", value),
+				 errhint("Use \"stop\".")));
+	return value;
+}
+
+/* start_at: "beginning" or "now". */
+const char *
+cqrs_sql_arg_start_at(FunctionCallInfo fcinfo, int argno)
+{
+	const char *value = cqrs_sql_arg_text(fcinfo, argno, "start_at", false);
+
+	if (strcmp(value, "beginning") != 0 && strcmp(value, "now") != 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("invalid value for start_at: \"%s\"", value),
+				 errhint("Use \"beginning\" or \"now\".")));
+	return value;
+}
+
+/* batch_size: events; 0 stands for NULL. */
+int
+cqrs_sql_arg_batch_size(FunctionCallInfo fcinfo, int argno)
+{
+	int			value = PG_ARGISNULL(argno) ? 0 : PG_GETARG_INT32(argno);
+
+	if (!PG_ARGISNULL(argno) && (value < 1 || value > MAX_BATCH_SIZE))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("batch_size must be between 1 and %d", MAX_BATCH_SIZE),
+				 errhint("Leave it out to use cqrs_views.batch_size.")));
+	return value;
+}
+
+/* segments: only 1, so far. */
+void
+cqrs_sql_arg_segments(FunctionCallInfo fcinfo, int argno)
+{
+	int			value;
+
+	if (PG_ARGISNULL(argno))
+		refuse_null("segments");
+	value = PG_GETARG_INT32(argno);
+	if (value < 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("segments must be at least 1")));
+	if (value > 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("more than one segment is not supported yet"),
+				 errhint("Use segments => 1.")));
 }
 
 /*

@@ -12,6 +12,11 @@
 extern const char *cqrs_sql_arg_name(FunctionCallInfo fcinfo, int argno, const char *what);
 extern const char *cqrs_sql_arg_text(FunctionCallInfo fcinfo, int argno, const char *what,
 									 bool null_ok);
+extern Datum cqrs_sql_arg_narrow_filter(Datum filter, List *values);
+extern const char *cqrs_sql_arg_on_error(FunctionCallInfo fcinfo, int argno);
+extern const char *cqrs_sql_arg_start_at(FunctionCallInfo fcinfo, int argno);
+extern int	cqrs_sql_arg_batch_size(FunctionCallInfo fcinfo, int argno);
+extern void cqrs_sql_arg_segments(FunctionCallInfo fcinfo, int argno);
 extern Datum cqrs_sql_arg_filter(FunctionCallInfo fcinfo, int argno, const char *what,
 								 bool *given);
 extern int	cqrs_sql_arg_oids(FunctionCallInfo fcinfo, int argno, const char *what, Oid **oids);

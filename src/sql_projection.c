@@ -19,17 +19,18 @@
 
 #include "apply.h"
 #include "checkpoint.h"
-#include "guc.h"
+#include "define.h"
 #include "handler.h"
 #include "mode.h"
 #include "outbox.h"
 #include "outbox_read.h"
-#include "projection.h"
+#include "registry.h"
 #include "query.h"
 #include "read_table.h"
 #include "shmem.h"
 #include "sql_args.h"
 #include "sql_projection.h"
+#include "view.h"
 
 /* positions of arguments */
 enum
@@ -45,25 +46,19 @@ enum
 	ALTER_HANDLER, ALTER_NEW_NAME
 };
 
-#define MAX_BATCH_SIZE 1000000
-
 PG_FUNCTION_INFO_V1(cqrs_sql_create_projection);
 PG_FUNCTION_INFO_V1(cqrs_sql_alter_projection);
 PG_FUNCTION_INFO_V1(cqrs_sql_drop_projection);
 PG_FUNCTION_INFO_V1(cqrs_sql_pause_projection);
 PG_FUNCTION_INFO_V1(cqrs_sql_resume_projection);
 
-static void check_on_error(const char *value);
-static void check_segments(int value);
-static void check_batch_size(int value);
-static const char *check_start_at(const char *value);
-static void claim_read_tables(const Oid *relids, int nrelids, Oid owner);
 static CqrsProjection *lock_projection(FunctionCallInfo fcinfo);
 static void alter_columns(FunctionCallInfo fcinfo, CqrsProjection *projection,
 						  CqrsProjectionColumns *columns);
+static void alter_view_filters(const CqrsProjection *projection,
+							   CqrsProjectionColumns *columns);
+static void refuse_for_view(const CqrsProjection *projection, const char *what);
 static Datum filter_datum(const CqrsFilter *filter);
-static void become_inline(int32 id);
-static void notice_without_workers(const char *name);
 
 /*
  * cqrs.create_projection(name, handler, read_tables, mode, event_types,
@@ -82,18 +77,11 @@ cqrs_sql_create_projection(PG_FUNCTION_ARGS)
 	Oid			handler;
 	Oid		   *read_tables;
 	int			nread_tables;
-	bool		from_now;
-	int32		id;
 
 	cqrs_apply_refuse_handler("create a projection");
 	cqrs_sql_arg_name(fcinfo, CREATE_NAME, "projection name");
 	columns.name = PG_GETARG_DATUM(CREATE_NAME);
-	if (cqrs_projection_find(NameStr(*DatumGetName(columns.name)), true) != NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_DUPLICATE_OBJECT),
-				 errmsg("projection \"%s\" already exists",
-						NameStr(*DatumGetName(columns.name))),
-				 errhint("Drop it first, or change it with cqrs.alter_projection.")));
+	cqrs_define_refuse_existing(NameStr(*DatumGetName(columns.name)));
 	if (PG_ARGISNULL(CREATE_HANDLER))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
@@ -109,53 +97,20 @@ cqrs_sql_create_projection(PG_FUNCTION_ARGS)
 												  "aggregate_types", NULL);
 	columns.sources = cqrs_sql_arg_filter(fcinfo, CREATE_SOURCES, "sources", NULL);
 	columns.key = cqrs_sql_arg_text(fcinfo, CREATE_KEY, "key", false);
-	columns.start_at = check_start_at(cqrs_sql_arg_text(fcinfo, CREATE_START_AT, "start_at", false));
-	columns.on_error = cqrs_sql_arg_text(fcinfo, CREATE_ON_ERROR, "on_error", false);
-	check_on_error(columns.on_error);
+	columns.start_at = cqrs_sql_arg_start_at(fcinfo, CREATE_START_AT);
+	columns.on_error = cqrs_sql_arg_on_error(fcinfo, CREATE_ON_ERROR);
 	columns.notify = cqrs_projection_notify_parse(cqrs_sql_arg_text(fcinfo, CREATE_NOTIFY,
 																	"notify", false));
-	if (!PG_ARGISNULL(CREATE_BATCH_SIZE))
-	{
-		columns.batch_size = PG_GETARG_INT32(CREATE_BATCH_SIZE);
-		check_batch_size(columns.batch_size);
-	}
-	if (PG_ARGISNULL(CREATE_SEGMENTS))
-		ereport(ERROR,
-				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("segments must not be null")));
-	check_segments(PG_GETARG_INT32(CREATE_SEGMENTS));
+	columns.batch_size = cqrs_sql_arg_batch_size(fcinfo, CREATE_BATCH_SIZE);
+	cqrs_sql_arg_segments(fcinfo, CREATE_SEGMENTS);
 
 	cqrs_handler_check_rights(handler, columns.owner);
 	cqrs_outbox_check_rights(columns.owner, columns.mode == CQRS_MODE_INLINE);
 	(void) cqrs_event_key_parse(columns.key);
-	claim_read_tables(read_tables, nread_tables, columns.owner);
+	cqrs_define_claim(read_tables, nread_tables, columns.owner);
 	cqrs_handler_check_tables(handler, read_tables, nread_tables);
-	if (columns.mode == CQRS_MODE_INLINE)
-		cqrs_mode_require_clean_transaction("create an inline projection");
-	if (cqrs_outbox_read_has_future())
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("cqrs.outbox has events with transaction ids that are not yet assigned"),
-				 errdetail("They were restored from a dump of another cluster, and could not be processed now."),
-				 errhint("Move the cluster with its transaction ids instead: pg_upgrade, pg_basebackup, or a standby.")));
-
-	columns.state = columns.mode == CQRS_MODE_INLINE ? CQRS_STATE_SWITCHING : CQRS_STATE_RUNNING;
-	id = cqrs_projection_insert(&columns);
-	cqrs_checkpoint_lock(id, true);
-	for (int i = 0; i < nread_tables; i++)
-		cqrs_read_table_guard(read_tables[i]);
-
-	from_now = strcmp(columns.start_at, "now") == 0;
-	PushActiveSnapshot(GetLatestSnapshot());
-	cqrs_checkpoint_insert(id, from_now ? cqrs_checkpoint_current_snapshot() :
-						   cqrs_checkpoint_empty_snapshot());
-	PopActiveSnapshot();
-
-	if (columns.mode == CQRS_MODE_INLINE)
-		become_inline(id);
-	else
-		notice_without_workers(NameStr(*DatumGetName(columns.name)));
-	cqrs_outbox_wake_at_commit();
+	cqrs_define_check_outbox(columns.mode);
+	cqrs_define_projection(&columns, read_tables, nread_tables, (Datum) 0, 0);
 	PG_RETURN_VOID();
 }
 
@@ -196,11 +151,11 @@ cqrs_sql_alter_projection(PG_FUNCTION_ARGS)
 				columns.state = CQRS_STATE_RUNNING;
 		}
 	}
-	cqrs_projection_update(projection->id, &columns);
+	cqrs_registry_update(projection->id, &columns);
 	if (was_inline && columns.mode != CQRS_MODE_INLINE)
 		cqrs_mode_forget_inline(projection->id);
 	if (columns.state == CQRS_STATE_SWITCHING && projection->state != CQRS_STATE_SWITCHING)
-		become_inline(projection->id);
+		cqrs_define_become_inline(projection->id);
 	cqrs_outbox_wake_at_commit();
 	PG_RETURN_VOID();
 }
@@ -220,9 +175,9 @@ cqrs_sql_drop_projection(PG_FUNCTION_ARGS)
 
 	if (was_inline)
 		cqrs_mode_leave_inline(projection, true);
-	for (int i = 0; i < projection->nread_tables; i++)
+	for (int i = 0; i < projection->ntables; i++)
 	{
-		Oid			relid = projection->read_tables[i];
+		Oid			relid = projection->tables[i];
 
 		if (get_rel_name(relid) == NULL)
 			continue;
@@ -232,11 +187,16 @@ cqrs_sql_drop_projection(PG_FUNCTION_ARGS)
 		cqrs_read_table_unguard(relid);
 	}
 	cqrs_checkpoint_delete(projection->id);
-	cqrs_projection_delete(projection->id);
+	cqrs_registry_delete(projection->id);
 	if (was_inline)
 		cqrs_mode_forget_inline(projection->id);
+
+	/* without its projection a state table is of no use to anybody */
 	if (drop)
-		cqrs_read_table_drop(projection->read_tables, projection->nread_tables);
+		cqrs_read_table_drop(projection->tables, projection->ntables);
+	else
+		cqrs_read_table_drop(projection->tables + projection->nread_tables,
+							 projection->ntables - projection->nread_tables);
 	PG_RETURN_VOID();
 }
 
@@ -256,7 +216,7 @@ cqrs_sql_pause_projection(PG_FUNCTION_ARGS)
 		PG_RETURN_VOID();
 	if (was_inline)
 		cqrs_mode_leave_inline(projection, false);
-	cqrs_projection_set_state(projection->id, CQRS_STATE_PAUSED);
+	cqrs_registry_set_state(projection->id, CQRS_STATE_PAUSED);
 	if (was_inline)
 		cqrs_mode_forget_inline(projection->id);
 	PG_RETURN_VOID();
@@ -277,94 +237,17 @@ cqrs_sql_resume_projection(PG_FUNCTION_ARGS)
 	if (cqrs_projection_is_active(projection))
 		PG_RETURN_VOID();
 	if (projection->rebuild_started_at != 0)
-		cqrs_projection_set_rebuilding(projection->id);
+		cqrs_registry_set_rebuilding(projection->id);
 	else if (projection->mode == CQRS_MODE_INLINE)
 	{
 		cqrs_mode_require_clean_transaction("resume an inline projection");
-		cqrs_projection_set_state(projection->id, CQRS_STATE_SWITCHING);
-		become_inline(projection->id);
+		cqrs_registry_set_state(projection->id, CQRS_STATE_SWITCHING);
+		cqrs_define_become_inline(projection->id);
 	}
 	else
-		cqrs_projection_set_state(projection->id, CQRS_STATE_RUNNING);
+		cqrs_registry_set_state(projection->id, CQRS_STATE_RUNNING);
 	cqrs_outbox_wake_at_commit();
 	PG_RETURN_VOID();
-}
-
-/* ---------------------------------------------------------------- checks */
-
-static void
-check_on_error(const char *value)
-{
-	if (strcmp(value, "park") == 0 || strcmp(value, "skip") == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("on_error => '%s' is not supported yet", value),
-				 errhint("Use 'stop'.")));
-	if (strcmp(value, "stop") != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid value for on_error: \"%s\"", value),
-				 errhint("Use \"stop\".")));
-}
-
-static void
-check_segments(int value)
-{
-	if (value < 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("segments must be at least 1")));
-	if (value > 1)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("more than one segment is not supported yet"),
-				 errhint("Use segments => 1.")));
-}
-
-static void
-check_batch_size(int value)
-{
-	if (value < 1 || value > MAX_BATCH_SIZE)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("batch_size must be between 1 and %d", MAX_BATCH_SIZE),
-				 errhint("Leave it out to use cqrs_views.batch_size.")));
-}
-
-static const char *
-check_start_at(const char *value)
-{
-	if (strcmp(value, "beginning") != 0 && strcmp(value, "now") != 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("invalid value for start_at: \"%s\"", value),
-				 errhint("Use \"beginning\" or \"now\".")));
-	return value;
-}
-
-/*
- * Check that tables can become a new projection's. The lock excludes others who
- * want the same until they can see that they are taken.
- */
-static void
-claim_read_tables(const Oid *relids, int nrelids, Oid owner)
-{
-	for (int i = 0; i < nrelids; i++)
-	{
-		CqrsProjection *other;
-
-		cqrs_read_table_check(relids[i], owner);
-		LockRelationOid(relids[i], ShareRowExclusiveLock);
-		cqrs_read_table_check(relids[i], owner);
-		other = cqrs_projection_of_table(relids[i]);
-		if (other != NULL)
-			ereport(ERROR,
-					(errcode(ERRCODE_OBJECT_IN_USE),
-					 errmsg("read table \"%s\" already belongs to projection \"%s\"",
-							get_rel_name(relids[i]), NameStr(other->name)),
-					 errhint("A read table has one projection. Use another table, or SELECT cqrs.drop_projection(%s);",
-							 quote_literal_cstr(NameStr(other->name)))));
-	}
 }
 
 /* --------------------------------------------------------------- helpers */
@@ -402,6 +285,7 @@ alter_columns(FunctionCallInfo fcinfo, CqrsProjection *projection,
 		.name = NameGetDatum(&projection->name),
 		.kind = projection->kind,
 		.handler = projection->handler,
+		.query = projection->query,
 		.mode = projection->mode,
 		.event_types = filter_datum(&projection->event_types),
 		.aggregate_types = filter_datum(&projection->aggregate_types),
@@ -424,39 +308,37 @@ alter_columns(FunctionCallInfo fcinfo, CqrsProjection *projection,
 	filter = cqrs_sql_arg_filter(fcinfo, ALTER_SOURCES, "sources", &given);
 	if (given)
 		columns->sources = filter;
+	if (projection->query != NULL)
+		alter_view_filters(projection, columns);
 	if (!PG_ARGISNULL(ALTER_KEY))
 	{
 		CqrsUserContext user;
 
+		refuse_for_view(projection, "key");
 		columns->key = text_to_cstring(PG_GETARG_TEXT_PP(ALTER_KEY));
 		cqrs_query_enter_user(&user, projection->owner, &projection->settings);
 		(void) cqrs_event_key_parse(columns->key);
 		cqrs_query_leave_user(&user);
 	}
 	if (!PG_ARGISNULL(ALTER_ON_ERROR))
-	{
-		columns->on_error = text_to_cstring(PG_GETARG_TEXT_PP(ALTER_ON_ERROR));
-		check_on_error(columns->on_error);
-	}
+		columns->on_error = cqrs_sql_arg_on_error(fcinfo, ALTER_ON_ERROR);
 	if (!PG_ARGISNULL(ALTER_NOTIFY))
 		columns->notify =
 			cqrs_projection_notify_parse(text_to_cstring(PG_GETARG_TEXT_PP(ALTER_NOTIFY)));
 	if (!PG_ARGISNULL(ALTER_BATCH_SIZE))
-	{
-		columns->batch_size = PG_GETARG_INT32(ALTER_BATCH_SIZE);
-		if (columns->batch_size != 0)
-			check_batch_size(columns->batch_size);
-	}
+		columns->batch_size = PG_GETARG_INT32(ALTER_BATCH_SIZE) == 0 ? 0 :
+			cqrs_sql_arg_batch_size(fcinfo, ALTER_BATCH_SIZE);
 	if (!PG_ARGISNULL(ALTER_SEGMENTS))
-		check_segments(PG_GETARG_INT32(ALTER_SEGMENTS));
+		cqrs_sql_arg_segments(fcinfo, ALTER_SEGMENTS);
 	if (!PG_ARGISNULL(ALTER_HANDLER))
 	{
 		Oid			handler = PG_GETARG_OID(ALTER_HANDLER);
 
+		refuse_for_view(projection, "handler");
 		columns->kind = cqrs_handler_classify(handler)->name;
 		columns->handler = cqrs_handler_signature(handler);
 		cqrs_handler_check_rights(handler, projection->owner);
-		cqrs_handler_check_tables(handler, projection->read_tables, projection->nread_tables);
+		cqrs_handler_check_tables(handler, projection->tables, projection->nread_tables);
 	}
 	if (!PG_ARGISNULL(ALTER_NEW_NAME))
 	{
@@ -469,6 +351,33 @@ alter_columns(FunctionCallInfo fcinfo, CqrsProjection *projection,
 					 errmsg("projection \"%s\" already exists", new_name)));
 		columns->name = PG_GETARG_DATUM(ALTER_NEW_NAME);
 	}
+}
+
+/* A view's filters are never wider than what its query says. */
+static void
+alter_view_filters(const CqrsProjection *projection, CqrsProjectionColumns *columns)
+{
+	CqrsUserContext user;
+	CqrsView   *view;
+
+	cqrs_query_enter_user(&user, projection->owner, &projection->settings);
+	view = cqrs_view_parse(projection->query);
+	cqrs_query_leave_user(&user);
+	columns->event_types = cqrs_sql_arg_narrow_filter(columns->event_types, view->event_types);
+	columns->aggregate_types = cqrs_sql_arg_narrow_filter(columns->aggregate_types,
+														  view->aggregate_types);
+	columns->sources = cqrs_sql_arg_narrow_filter(columns->sources, view->sources);
+}
+
+static void
+refuse_for_view(const CqrsProjection *projection, const char *what)
+{
+	if (projection->query != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
+				 errmsg("cannot change the %s of view \"%s\"", what, NameStr(projection->name)),
+				 errdetail("It follows from the view's query."),
+				 errhint("Create a view with another query.")));
 }
 
 /* A filter as text[], or the Datum 0. */
@@ -484,48 +393,4 @@ filter_datum(const CqrsFilter *filter)
 		elements[i] = PointerGetDatum(filter->values[i]);
 	return PointerGetDatum(construct_array(elements, filter->nvalues, TEXTOID, -1, false,
 										   TYPALIGN_INT));
-}
-
-/*
- * Let a projection in state switching become inline: at once where its backlog
- * is one batch or less, else when workers, or catch_up, have caught up.
- */
-static void
-become_inline(int32 id)
-{
-	CqrsProjection *projection = cqrs_projection_get(id);
-	CqrsCheckpoint *checkpoint = cqrs_checkpoint_peek(id);
-	int			batch_size = projection->batch_size ? projection->batch_size : cqrs_guc_batch_size;
-	bool		small = false;
-
-	if (checkpoint != NULL && !checkpoint->frozen)
-	{
-		Datum		now;
-
-		PushActiveSnapshot(GetLatestSnapshot());
-		now = cqrs_checkpoint_current_snapshot();
-		PopActiveSnapshot();
-		small = cqrs_outbox_read_pending_interval(checkpoint->walk.done, now,
-											 batch_size + 1).events <= batch_size;
-	}
-	if (small && cqrs_mode_enter_inline(id, CQRS_ERROR_THROW))
-		return;
-	ereport(NOTICE,
-			(errmsg("projection \"%s\" will be inline when it has caught up",
-					NameStr(projection->name)),
-			 errdetail("Its state is \"switching\" until then."),
-			 cqrs_shmem_available() ? 0 :
-			 errhint("CALL cqrs.catch_up(%s);",
-					 quote_literal_cstr(NameStr(projection->name)))));
-}
-
-static void
-notice_without_workers(const char *name)
-{
-	if (!cqrs_shmem_available())
-		ereport(NOTICE,
-				(errmsg("no background worker will process projection \"%s\"", name),
-				 errdetail("The library cqrs_views is not preloaded."),
-				 errhint("Add cqrs_views to shared_preload_libraries and restart the server, or CALL cqrs.catch_up(%s);",
-						 quote_literal_cstr(name))));
 }

@@ -80,7 +80,7 @@ cqrs_sql_get_projection_status(PG_FUNCTION_ARGS)
 		i++;
 		nulls[i] = projection->last_error_at == 0;
 		values[i++] = TimestampTzGetDatum(projection->last_error_at);
-		values[i++] = oid_array(projection->read_tables, projection->nread_tables);
+		values[i++] = oid_array(projection->tables, projection->nread_tables);
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;

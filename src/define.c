@@ -1,0 +1,156 @@
+/*
+ * define.c
+ *		Register a new projection: claim and guard its tables, make its first
+ *		checkpoint, let it become inline.
+ */
+#include "postgres.h"
+
+#include "storage/lmgr.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/snapmgr.h"
+
+#include "apply.h"
+#include "checkpoint.h"
+#include "define.h"
+#include "guc.h"
+#include "mode.h"
+#include "outbox.h"
+#include "outbox_read.h"
+#include "read_table.h"
+#include "shmem.h"
+
+static void define_notice_without_workers(const char *name);
+
+/* Throw where there is a projection of that name. */
+void
+cqrs_define_refuse_existing(const char *name)
+{
+	if (cqrs_projection_find(name, true) != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("projection \"%s\" already exists", name),
+				 errhint("Drop it first, or change it with cqrs.alter_projection.")));
+}
+
+/*
+ * Check that tables can become a new projection's. Takes SHARE ROW EXCLUSIVE,
+ * which excludes others who
+ * want the same until they can see that they are taken.
+ */
+void
+cqrs_define_claim(const Oid *relids, int nrelids, Oid owner)
+{
+	for (int i = 0; i < nrelids; i++)
+	{
+		CqrsProjection *other;
+
+		cqrs_read_table_check(relids[i], owner);
+		LockRelationOid(relids[i], ShareRowExclusiveLock);
+		cqrs_read_table_check(relids[i], owner);
+		other = cqrs_projection_of_table(relids[i]);
+		if (other != NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_IN_USE),
+					 errmsg("read table \"%s\" already belongs to projection \"%s\"",
+							get_rel_name(relids[i]), NameStr(other->name)),
+					 errhint("A read table has one projection. Use another table, or SELECT cqrs.drop_projection(%s);",
+							 quote_literal_cstr(NameStr(other->name)))));
+	}
+}
+
+/*
+ * Throw where a new projection could not process what the outbox has, or, in
+ * mode inline, not in this transaction.
+ */
+void
+cqrs_define_check_outbox(CqrsMode mode)
+{
+	if (mode == CQRS_MODE_INLINE)
+		cqrs_mode_require_clean_transaction("create an inline projection");
+	if (cqrs_outbox_read_has_future())
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cqrs.outbox has events with transaction ids that are not yet assigned"),
+				 errdetail("They were restored from a dump of another cluster, and could not be processed now."),
+				 errhint("Move the cluster with its transaction ids instead: pg_upgrade, pg_basebackup, or a standby.")));
+}
+
+/*
+ * Register a projection whose tables are claimed, and begin where its start_at
+ * says, or behind what it has processed already: all that is visible in done (0
+ * = nothing), up to position last. For mode inline, with a backlog of one batch
+ * or less, takes SHARE ROW EXCLUSIVE on the outbox and applies the backlog.
+ */
+void
+cqrs_define_projection(CqrsProjectionColumns *columns, const Oid *tables, int ntables,
+					   Datum done, int64 last)
+{
+	int32		id;
+
+	columns->state = columns->mode == CQRS_MODE_INLINE ? CQRS_STATE_SWITCHING :
+		CQRS_STATE_RUNNING;
+	id = cqrs_registry_insert(columns);
+	cqrs_checkpoint_lock(id, true);
+	for (int i = 0; i < ntables; i++)
+		cqrs_read_table_guard(tables[i]);
+
+	if (done == (Datum) 0)
+		cqrs_apply_begin(cqrs_projection_get(id));
+	PushActiveSnapshot(GetLatestSnapshot());
+	if (done == (Datum) 0)
+		done = strcmp(columns->start_at, "now") == 0 ? cqrs_checkpoint_current_snapshot() :
+			cqrs_checkpoint_empty_snapshot();
+	cqrs_checkpoint_insert(id, done, last);
+	PopActiveSnapshot();
+
+	if (columns->mode == CQRS_MODE_INLINE)
+		cqrs_define_become_inline(id);
+	else
+		define_notice_without_workers(NameStr(*DatumGetName(columns->name)));
+	cqrs_outbox_wake_at_commit();
+}
+
+/*
+ * Let a projection in state switching become inline: at once where its backlog
+ * is one batch or less, else when workers, or catch_up, have caught up.
+ */
+void
+cqrs_define_become_inline(int32 id)
+{
+	CqrsProjection *projection = cqrs_projection_get(id);
+	CqrsCheckpoint *checkpoint = cqrs_checkpoint_peek(id);
+	int			batch_size = projection->batch_size ? projection->batch_size : cqrs_guc_batch_size;
+	bool		small = false;
+
+	if (checkpoint != NULL && !checkpoint->frozen)
+	{
+		Datum		now;
+
+		PushActiveSnapshot(GetLatestSnapshot());
+		now = cqrs_checkpoint_current_snapshot();
+		PopActiveSnapshot();
+		small = cqrs_outbox_read_pending_interval(checkpoint->walk.done, now,
+											 batch_size + 1).events <= batch_size;
+	}
+	if (small && cqrs_mode_enter_inline(id, CQRS_ERROR_THROW))
+		return;
+	ereport(NOTICE,
+			(errmsg("projection \"%s\" will be inline when it has caught up",
+					NameStr(projection->name)),
+			 errdetail("Its state is \"switching\" until then."),
+			 cqrs_shmem_available() ? 0 :
+			 errhint("CALL cqrs.catch_up(%s);",
+					 quote_literal_cstr(NameStr(projection->name)))));
+}
+
+static void
+define_notice_without_workers(const char *name)
+{
+	if (!cqrs_shmem_available())
+		ereport(NOTICE,
+				(errmsg("no background worker will process projection \"%s\"", name),
+				 errdetail("The library cqrs_views is not preloaded."),
+				 errhint("Add cqrs_views to shared_preload_libraries and restart the server, or CALL cqrs.catch_up(%s);",
+						 quote_literal_cstr(name))));
+}

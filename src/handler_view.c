@@ -1,0 +1,304 @@
+/*
+ * handler_view.c
+ *		The kind without a function: a query over the events, merged batch by
+ *		batch.
+ *
+ * What a view's query says is parsed once in a process, and its statements are
+ * planned once for each order of magnitude of batches. They are made anew when
+ * the query's projection, or the definition of one of its tables, has changed;
+ * the owners of functions that the query calls are looked at again when any
+ * function or role has changed.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "catalog/pg_type.h"
+#include "executor/executor.h"
+#include "utils/builtins.h"
+#include "utils/hsearch.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+
+#include "handler_view.h"
+#include "query.h"
+#include "view.h"
+#include "view_sql.h"
+
+/* as many bytes of keys do not fit into a notification */
+#define MAX_KEY_BYTES 8000
+
+/* a view as this process knows it */
+typedef struct Maintained
+{
+	int32		projection;		/* hash key */
+	bool		valid;			/* else it is to be made anew */
+	char	   *query;			/* what it was made from */
+	CqrsViewTables tables;
+	uint64		checked;		/* the owners, at this count of catalog changes */
+	MemoryContext context;		/* of all that is below */
+	CqrsView   *view;
+	CqrsQuery	apply[CQRS_QUERY_SIZE_CLASSES];
+	CqrsQuery	apply_telling[CQRS_QUERY_SIZE_CLASSES]; /* the keys */
+} Maintained;
+
+/* keys on their way out of a statement */
+typedef struct Keys
+{
+	MemoryContext context;
+	int			nkeys;
+	int			capacity;
+	Size		bytes;
+	text	  **keys;
+} Keys;
+
+static HTAB *views = NULL;
+
+static void handler_view_apply(CqrsHandlerCall *call);
+static void handler_view_begin(CqrsProjection *projection);
+static int	handler_view_narrow(CqrsProjection *projection, CqrsEvent **events, int nevents,
+								TupleDesc desc);
+static Maintained *view_get(const CqrsProjection *projection);
+static void view_forget(Maintained *maintained);
+static void view_make(Maintained *maintained, const CqrsProjection *projection);
+static void view_check_types(const CqrsView *view, Oid read_table);
+static void view_make_query(CqrsQuery *query, char *sql, bool has_state);
+static bool view_collect_key(TupleTableSlot *slot, void *arg);
+static void view_relcache_callback(Datum arg, Oid relid);
+
+const CqrsHandlerKind cqrs_handler_view_kind = {
+	.name = "view",
+	.tells_keys = true,
+	.handles_large_batches = true,
+	.apply = handler_view_apply,
+	.begin = handler_view_begin,
+	.narrow = handler_view_narrow
+};
+
+/* Called once per process, from _PG_init. */
+void
+cqrs_handler_view_init(void)
+{
+	HASHCTL		info = {.keysize = sizeof(int32),.entrysize = sizeof(Maintained)};
+
+	views = hash_create("cqrs_views views", 16, &info, HASH_ELEM | HASH_BLOBS);
+	CacheRegisterRelcacheCallback(view_relcache_callback, (Datum) 0);
+}
+
+static void
+handler_view_apply(CqrsHandlerCall *call)
+{
+	Maintained *maintained = view_get(call->projection);
+	bool		tell = call->projection->notify == CQRS_NOTIFY_KEYS && maintained->view->shows_key;
+	int			size = cqrs_query_size_class(call->nevents);
+	MemoryContext old = MemoryContextSwitchTo(call->batch->context);
+	Keys		keys = {.context = call->batch->context,.capacity = 64};
+	CqrsRows	rows = {
+		.name = "events",
+		.relid = cqrs_query_relation("events", false),
+		.store = cqrs_event_store(call->events, call->nevents),
+		.nrows = call->nevents
+	};
+	Datum		args[2] = {
+		Int64GetDatum(call->batch->peak), Int64GetDatum(call->batch->settled)
+	};
+
+	keys.keys = palloc(keys.capacity * sizeof(text *));
+	MemoryContextSwitchTo(old);
+	cqrs_query_run_on(tell ? &maintained->apply_telling[size] : &maintained->apply[size],
+					  &rows, args, NULL, tell ? view_collect_key : NULL, &keys);
+	tuplestore_end(rows.store);
+	if (tell && keys.bytes <= MAX_KEY_BYTES)
+	{
+		call->keys = keys.keys;
+		call->nkeys = keys.nkeys;
+	}
+}
+
+/* A query without groups has one row before any event. */
+static void
+handler_view_begin(CqrsProjection *projection)
+{
+	Maintained *maintained = view_get(projection);
+	CqrsRows	rows = {
+		.name = "events",
+		.relid = cqrs_query_relation("events", false),
+		.store = cqrs_event_store(NULL, 0)
+	};
+	Datum		args[2] = {Int64GetDatum(0), Int64GetDatum(PG_INT64_MAX)};
+
+	cqrs_query_run_on(&maintained->apply[0], &rows, args, NULL, NULL, NULL);
+	tuplestore_end(rows.store);
+}
+
+/* Keep the events that WHERE accepts. */
+static int
+handler_view_narrow(CqrsProjection *projection, CqrsEvent **events, int nevents, TupleDesc desc)
+{
+	Maintained *maintained = view_get(projection);
+	EState	   *estate;
+	ExprContext *econtext;
+	ExprState  *where;
+	TupleTableSlot *slot;
+	int			kept = 0;
+
+	if (maintained->view->where_expr == NULL)
+		return nevents;
+	estate = CreateExecutorState();
+	econtext = GetPerTupleExprContext(estate);
+	where = ExecPrepareExpr(copyObject(maintained->view->where_expr), estate);
+	slot = MakeSingleTupleTableSlot(desc, &TTSOpsHeapTuple);
+	econtext->ecxt_scantuple = slot;
+	for (int i = 0; i < nevents; i++)
+	{
+		bool		isnull;
+		Datum		value;
+
+		ResetExprContext(econtext);
+		ExecStoreHeapTuple(events[i]->tuple, slot, false);
+		value = ExecEvalExprSwitchContext(where, econtext, &isnull);
+		if (!isnull && DatumGetBool(value))
+			events[kept++] = events[i];
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	FreeExecutorState(estate);
+	return kept;
+}
+
+/* The projection's view, parsed and checked as its owner, who is the current user. */
+static Maintained *
+view_get(const CqrsProjection *projection)
+{
+	uint64		changes = cqrs_handler_catalog_changes();
+	bool		found;
+	Maintained *maintained = hash_search(views, &projection->id, HASH_ENTER, &found);
+
+	if (found && maintained->context != NULL &&
+		(!maintained->valid || maintained->tables.read_table != projection->tables[0] ||
+		 strcmp(maintained->query, projection->query) != 0))
+		view_forget(maintained);
+	if (!found || maintained->context == NULL)
+	{
+		memset(&maintained->valid, 0, sizeof(Maintained) - offsetof(Maintained, valid));
+		view_make(maintained, projection);
+		maintained->checked = changes;
+	}
+	if (maintained->checked != changes)
+	{
+		cqrs_view_check_owners(maintained->view);
+		maintained->checked = changes;
+	}
+	return maintained;
+}
+
+static void
+view_forget(Maintained *maintained)
+{
+	for (int i = 0; i < CQRS_QUERY_SIZE_CLASSES; i++)
+	{
+		cqrs_query_forget(&maintained->apply[i]);
+		cqrs_query_forget(&maintained->apply_telling[i]);
+	}
+	if (maintained->context != NULL)
+		MemoryContextDelete(maintained->context);
+	maintained->context = NULL;
+}
+
+/* Parse the query and make the statements. After an error there is nothing. */
+static void
+view_make(Maintained *maintained, const CqrsProjection *projection)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "cqrs_views view",
+												  ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+	char	   *silent;
+	char	   *telling;
+
+	/* what changes while we look makes the result invalid again */
+	maintained->valid = true;
+	maintained->query = pstrdup(projection->query);
+	maintained->tables.read_table = projection->tables[0];
+	maintained->tables.state_table = projection->state_table;
+	maintained->view = cqrs_view_parse(projection->query);
+	view_check_types(maintained->view, maintained->tables.read_table);
+	silent = cqrs_view_sql_apply(maintained->view, &maintained->tables, false);
+	telling = cqrs_view_sql_apply(maintained->view, &maintained->tables, true);
+	for (int i = 0; i < CQRS_QUERY_SIZE_CLASSES; i++)
+	{
+		view_make_query(&maintained->apply[i], silent, maintained->view->nkept > 0);
+		view_make_query(&maintained->apply_telling[i], telling, maintained->view->nkept > 0);
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextSetParent(context, CacheMemoryContext);
+	maintained->context = context;
+}
+
+/* Throw where the read table's columns are not of the query's types any more. */
+static void
+view_check_types(const CqrsView *view, Oid read_table)
+{
+	for (int i = 0; i < view->ncolumns; i++)
+	{
+		Oid			type = get_atttype(read_table, i + 1);
+
+		/* a dropped column is found when it is named */
+		if (OidIsValid(type) && type != view->columns[i].type)
+			ereport(ERROR,
+					(errcode(ERRCODE_DATATYPE_MISMATCH),
+					 errmsg("column \"%s\" of read table \"%s\" is of type %s, but the view's query gives %s",
+							get_attname(read_table, i + 1, false), get_rel_name(read_table),
+							format_type_be(type), format_type_be(view->columns[i].type)),
+					 errhint("Change the type back; for another type, drop the view and create it with a cast in the query.")));
+	}
+}
+
+static void
+view_make_query(CqrsQuery *query, char *sql, bool has_state)
+{
+	query->sql = sql;
+	query->flags = CQRS_QUERY_IN_PLACE | CQRS_QUERY_BY_KEY;
+	query->nargs = has_state ? 2 : 0;
+	query->argtypes[0] = INT8OID;
+	query->argtypes[1] = INT8OID;
+}
+
+/* Remember a key, until there are more than can be told. */
+static bool
+view_collect_key(TupleTableSlot *slot, void *arg)
+{
+	Keys	   *keys = (Keys *) arg;
+	MemoryContext old;
+	bool		isnull;
+	Datum		value;
+
+	if (keys->bytes > MAX_KEY_BYTES)
+		return true;
+	old = MemoryContextSwitchTo(keys->context);
+	value = slot_getattr(slot, 1, &isnull);
+	if (keys->nkeys == keys->capacity)
+	{
+		keys->capacity *= 2;
+		keys->keys = repalloc(keys->keys, keys->capacity * sizeof(text *));
+	}
+	keys->keys[keys->nkeys] = isnull ? NULL : DatumGetTextPCopy(value);
+	keys->bytes += isnull ? 1 : VARSIZE_ANY(keys->keys[keys->nkeys]);
+	keys->nkeys++;
+	MemoryContextSwitchTo(old);
+	return true;
+}
+
+/* A table's definition has changed: statements name its columns. */
+static void
+view_relcache_callback(Datum arg, Oid relid)
+{
+	HASH_SEQ_STATUS status;
+	Maintained *maintained;
+
+	if (views == NULL)
+		return;
+	hash_seq_init(&status, views);
+	while ((maintained = hash_seq_search(&status)) != NULL)
+		if (!OidIsValid(relid) || maintained->tables.read_table == relid ||
+			maintained->tables.state_table == relid)
+			maintained->valid = false;
+}

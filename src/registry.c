@@ -1,0 +1,240 @@
+/*
+ * registry.c
+ *		The table cqrs.registry, written: register, change and forget
+ *		projections; record their errors.
+ *
+ * A trigger on the table tells all processes, so that whoever takes the
+ * projection's lock next sees the change. The caller holds that lock.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "utils/builtins.h"
+#include "utils/guc.h"
+#include "utils/timestamp.h"
+
+#include "registry.h"
+
+/* $1 to $12: what both an insert and an update write */
+#define CHANGEABLE_TYPES \
+	NAMEOID, TEXTOID, TEXTOID, TEXTOID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, TEXTOID, \
+	TEXTOID, TEXTOID, INT4OID, TEXTOID
+
+static void fill_changeable(const CqrsProjectionColumns *columns, Datum *args, char *nulls);
+static void fill_text(const char *value, int argno, Datum *args, char *nulls);
+static void change_row(CqrsQuery *query, Datum *args, const char *nulls);
+static bool change_read_id(TupleTableSlot *slot, void *arg);
+
+/*
+ * Insert a row, with the session's current settings. Returns its id. Throws
+ * where the name is taken, also by a transaction in flight.
+ */
+int32
+cqrs_registry_insert(const CqrsProjectionColumns *columns)
+{
+	static CqrsQuery query = {
+		.sql = "INSERT INTO cqrs.registry (name, kind, handler, mode, event_types,"
+		" aggregate_types, sources, key, on_error, notify, batch_size, state, owner, query,"
+		" read_tables, state_table, start_at, search_path, time_zone, date_style,"
+		" interval_style, segments)"
+		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,"
+		" $18, $19, $20, $21, 1)"
+		" ON CONFLICT (name) DO NOTHING RETURNING id",
+		.nargs = 21,
+		.argtypes = {CHANGEABLE_TYPES, REGROLEOID, TEXTOID, REGCLASSARRAYOID, REGCLASSOID,
+		TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
+	};
+	Datum		args[21];
+	char		nulls[21];
+	int32		id = 0;
+
+	memset(nulls, ' ', sizeof(nulls));
+	fill_changeable(columns, args, nulls);
+	args[12] = ObjectIdGetDatum(columns->owner);
+	fill_text(columns->query, 13, args, nulls);
+	args[14] = columns->read_tables;
+	args[15] = ObjectIdGetDatum(columns->state_table);
+	if (!OidIsValid(columns->state_table))
+		nulls[15] = 'n';
+	fill_text(columns->start_at, 16, args, nulls);
+	fill_text(GetConfigOption("search_path", false, false), 17, args, nulls);
+	fill_text(GetConfigOption("TimeZone", false, false), 18, args, nulls);
+	fill_text(GetConfigOption("DateStyle", false, false), 19, args, nulls);
+	fill_text(GetConfigOption("IntervalStyle", false, false), 20, args, nulls);
+
+	if (cqrs_query_run(&query, args, nulls, change_read_id, &id) == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_DUPLICATE_OBJECT),
+				 errmsg("projection \"%s\" already exists",
+						NameStr(*DatumGetName(columns->name)))));
+	return id;
+}
+
+/* Write back all that alter_projection can change. */
+void
+cqrs_registry_update(int32 id, const CqrsProjectionColumns *columns)
+{
+	static CqrsQuery query = {
+		.sql = "UPDATE cqrs.registry SET name = $1, kind = $2, handler = $3, mode = $4,"
+		" event_types = $5, aggregate_types = $6, sources = $7, key = $8, on_error = $9,"
+		" notify = $10, batch_size = $11, state = $12 WHERE id = $13",
+		.nargs = 13,
+		.argtypes = {CHANGEABLE_TYPES, INT4OID}
+	};
+	Datum		args[13];
+	char		nulls[13];
+
+	memset(nulls, ' ', sizeof(nulls));
+	fill_changeable(columns, args, nulls);
+	args[12] = Int32GetDatum(id);
+	change_row(&query, args, nulls);
+}
+
+void
+cqrs_registry_delete(int32 id)
+{
+	static CqrsQuery query = {
+		.sql = "DELETE FROM cqrs.registry WHERE id = $1",
+		.nargs = 1,
+		.argtypes = {INT4OID}
+	};
+	Datum		arg = Int32GetDatum(id);
+
+	change_row(&query, &arg, NULL);
+}
+
+/*
+ * Enter a state other than "rebuilding". Leaving "stopped" forgets the error;
+ * ending a rebuild forgets when it began, pausing or stopping it does not.
+ */
+void
+cqrs_registry_set_state(int32 id, CqrsState state)
+{
+	static CqrsQuery query = {
+		.sql = "UPDATE cqrs.registry SET state = $2, retries = 0, next_retry_at = NULL,"
+		" last_error = CASE WHEN state = 'stopped' AND $2 <> 'paused' THEN NULL ELSE last_error END,"
+		" last_error_at = CASE WHEN state = 'stopped' AND $2 <> 'paused' THEN NULL ELSE last_error_at END,"
+		" rebuild_started_at = CASE WHEN $2 = 'paused' OR $2 = 'stopped'"
+		"  THEN rebuild_started_at END"
+		" WHERE id = $1",
+		.nargs = 2,
+		.argtypes = {INT4OID, TEXTOID}
+	};
+	Datum		args[2] = {Int32GetDatum(id), CStringGetTextDatum(cqrs_projection_state_name(state))};
+
+	change_row(&query, args, NULL);
+}
+
+/* Enter the state "rebuilding", or go on in it. */
+void
+cqrs_registry_set_rebuilding(int32 id)
+{
+	static CqrsQuery query = {
+		.sql = "UPDATE cqrs.registry SET state = 'rebuilding', retries = 0,"
+		" next_retry_at = NULL, last_error = NULL, last_error_at = NULL,"
+		" rebuild_started_at = coalesce(rebuild_started_at, clock_timestamp())"
+		" WHERE id = $1",
+		.nargs = 1,
+		.argtypes = {INT4OID}
+	};
+	Datum		arg = Int32GetDatum(id);
+
+	change_row(&query, &arg, NULL);
+}
+
+/* Stop a projection for an error. */
+void
+cqrs_registry_record_stop(int32 id, const char *error)
+{
+	static CqrsQuery query = {
+		.sql = "UPDATE cqrs.registry SET state = 'stopped', next_retry_at = NULL,"
+		" last_error = $2, last_error_at = clock_timestamp() WHERE id = $1",
+		.nargs = 2,
+		.argtypes = {INT4OID, TEXTOID}
+	};
+	Datum		args[2] = {Int32GetDatum(id), CStringGetTextDatum(error)};
+
+	change_row(&query, args, NULL);
+}
+
+/* Record an error that is nobody's fault, and when to try again. */
+void
+cqrs_registry_record_retry(int32 id, const char *error, TimestampTz next_retry_at)
+{
+	static CqrsQuery query = {
+		.sql = "UPDATE cqrs.registry SET retries = retries + 1, next_retry_at = $3,"
+		" last_error = $2, last_error_at = clock_timestamp() WHERE id = $1",
+		.nargs = 3,
+		.argtypes = {INT4OID, TEXTOID, TIMESTAMPTZOID}
+	};
+	Datum		args[3] = {
+		Int32GetDatum(id), CStringGetTextDatum(error), TimestampTzGetDatum(next_retry_at)
+	};
+
+	change_row(&query, args, NULL);
+}
+
+/* A batch worked after retries. The last error stays, as history. */
+void
+cqrs_registry_record_recovery(int32 id)
+{
+	static CqrsQuery query = {
+		.sql = "UPDATE cqrs.registry SET retries = 0, next_retry_at = NULL WHERE id = $1",
+		.nargs = 1,
+		.argtypes = {INT4OID}
+	};
+	Datum		arg = Int32GetDatum(id);
+
+	change_row(&query, &arg, NULL);
+}
+
+/* The arguments that an insert and an update have in common. */
+static void
+fill_changeable(const CqrsProjectionColumns *columns, Datum *args, char *nulls)
+{
+	args[0] = columns->name;
+	fill_text(columns->kind, 1, args, nulls);
+	fill_text(columns->handler, 2, args, nulls);
+	fill_text(cqrs_projection_mode_name(columns->mode), 3, args, nulls);
+	args[4] = columns->event_types;
+	args[5] = columns->aggregate_types;
+	args[6] = columns->sources;
+	for (int i = 4; i <= 6; i++)
+		if (args[i] == (Datum) 0)
+			nulls[i] = 'n';
+	fill_text(columns->key, 7, args, nulls);
+	fill_text(columns->on_error, 8, args, nulls);
+	fill_text(cqrs_projection_notify_name(columns->notify), 9, args, nulls);
+	args[10] = Int32GetDatum(columns->batch_size);
+	if (columns->batch_size == 0)
+		nulls[10] = 'n';
+	fill_text(cqrs_projection_state_name(columns->state), 11, args, nulls);
+}
+
+static void
+fill_text(const char *value, int argno, Datum *args, char *nulls)
+{
+	args[argno] = value == NULL ? (Datum) 0 : CStringGetTextDatum(value);
+	if (value == NULL)
+		nulls[argno] = 'n';
+}
+
+/* Change exactly one row. */
+static void
+change_row(CqrsQuery *query, Datum *args, const char *nulls)
+{
+	uint64		processed = cqrs_query_run(query, args, nulls, NULL, NULL);
+
+	if (processed != 1)
+		elog(ERROR, "expected to change one row of cqrs.registry, changed " UINT64_FORMAT,
+			 processed);
+}
+
+static bool
+change_read_id(TupleTableSlot *slot, void *arg)
+{
+	bool		isnull;
+
+	*(int32 *) arg = DatumGetInt32(slot_getattr(slot, 1, &isnull));
+	return true;
+}

@@ -1,0 +1,968 @@
+/*
+ * view.c
+ *		A view's query: parse it, and see that it can be maintained.
+ *
+ * The query is analysed by PostgreSQL's own parser, with the relation "events"
+ * bound to rows in memory that have the columns of cqrs.event. What it may
+ * contain follows from one demand: the read table must always equal the query
+ * over all events in position order, while each batch of events is seen once
+ * and in whatever order transactions commit. So a column is
+ *
+ *	a grouping column, or computed from grouping columns: it never changes;
+ *	an aggregate of which the result over two disjoint sets of events follows
+ *	from the results over each. Let a, b be those results; NULL is the result
+ *	over no (non-null) values:
+ *		count			a + b
+ *		sum				a + b; what is not NULL where only one is. Addition is
+ *						associative and commutative, but for the rounding of
+ *						real and double precision
+ *		min, max		the smaller, the larger, by the type's default order;
+ *						NULL only if both are
+ *		bool_and, every, bool_or, bit_and, bit_or
+ *						a AND b, a OR b, a & b, a | b; what is not NULL where
+ *						only one is
+ *		first, last		that of the smaller, the greater position. A value may
+ *						be NULL, so it takes the position to know, which is
+ *						kept beside: see view_sql.c.
+ *
+ * Anything else is refused here, where the user can do something about it. An
+ * expression must depend on the event alone: volatile functions, the clock, the
+ * session and other tables would make a rebuild give another answer.
+ */
+#include "postgres.h"
+
+#include "access/stratnum.h"
+#include "access/table.h"
+#include "access/transam.h"
+#include "catalog/pg_aggregate.h"
+#include "catalog/pg_namespace.h"
+#include "catalog/pg_operator.h"
+#include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
+#include "parser/analyze.h"
+#include "parser/parse_func.h"
+#include "parser/parse_node.h"
+#include "parser/parser.h"
+#include "rewrite/rewriteManip.h"
+#include "utils/acl.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/queryenvironment.h"
+#include "utils/regproc.h"
+#include "utils/ruleutils.h"
+#include "utils/syscache.h"
+#include "utils/typcache.h"
+
+#include "compat.h"
+#include "event.h"
+#include "query.h"
+#include "view.h"
+
+#define EVENTS "events"
+
+/* the parse of one query */
+typedef struct ViewParse
+{
+	const char *text;
+	ParseState *pstate;			/* for error positions */
+	Query	   *query;
+	List	   *names;			/* how deparsing calls the columns */
+	CqrsView   *view;
+	int			location;		/* of the node being checked */
+	List	   *filters;		/* of each aggregate: its Expr or NULL */
+} ViewParse;
+
+/*
+ * Functions of PostgreSQL's own that are marked stable only for what is fixed
+ * for a projection (its time zone, its styles) or because a type's functions may
+ * be. All others that are stable look at the clock, the session or the catalogs.
+ */
+static const char *const safe_stable[] = {
+	"anytextcat", "array_in", "array_out", "array_to_json", "array_to_string", "cash_in",
+	"cash_out", "concat", "concat_ws", "convert", "convert_from", "convert_to", "date",
+	"date_in", "date_out", "date_part", "date_trunc", "domain_in", "enum_in", "enum_out",
+	"extract", "format", "interval_in", "interval_out", "interval_pl_timestamptz",
+	"json_build_array", "json_build_object", "jsonb_build_array", "jsonb_build_object",
+	"jsonb_path_exists_tz", "jsonb_path_match_tz", "jsonb_path_query_array_tz",
+	"jsonb_path_query_first_tz", "jsonb_populate_record", "json_populate_record",
+	"make_timestamptz", "money", "multirange_in", "multirange_out", "numeric", "overlaps",
+	"quote_literal", "quote_nullable", "range_in", "range_out", "record_in", "record_out",
+	"row_to_json", "textanycat", "time", "time_in", "timestamp", "timestamp_in",
+	"timestamp_out", "timestamptz", "timestamptz_in", "timestamptz_mi_interval",
+	"timestamptz_out", "timestamptz_pl_interval", "to_char", "to_date", "to_json",
+	"to_jsonb", "to_number", "to_timestamp"
+};
+
+static void view_refuse(ViewParse *parse, int location, const char *what,
+						const char *why, const char *way_out) pg_attribute_noreturn();
+static void view_error_callback(void *arg);
+static SelectStmt *view_raw_parse(ViewParse *parse, RawStmt **statement);
+static void view_check_form(ViewParse *parse, SelectStmt *select);
+static void view_check_from(ViewParse *parse, SelectStmt *select);
+static void view_analyse(ViewParse *parse, RawStmt *statement);
+static void view_add_columns(ViewParse *parse);
+static void view_add_column(ViewParse *parse, TargetEntry *target, CqrsViewColumn *column);
+static void view_add_aggregate(ViewParse *parse, Aggref *aggref, CqrsViewColumn *column);
+static bool view_aggregate_role(Aggref *aggref, CqrsViewRole *role);
+static const char *view_aggregate_way_out(const char *name);
+static void view_check_keys(ViewParse *parse);
+static void view_find_positions(ViewParse *parse);
+static void view_make_key(ViewParse *parse);
+static void view_check_expression(ViewParse *parse, Node *node);
+static bool view_check_walker(Node *node, void *context);
+static bool view_check_function(Oid function, void *context);
+static bool view_function_is_safe(Oid function, const char *name);
+static void view_make_filters(ViewParse *parse);
+static List *view_filter(ViewParse *parse, AttrNumber column);
+static bool filter_of(Node *node, AttrNumber column, List **values);
+static bool filter_of_comparison(Node *node, AttrNumber column, List **values);
+static List *filter_add(List *values, const char *value);
+static bool never_null(Node *node, Node *where);
+static bool call_never_null(Node *node, Node *where);
+static char *view_deparse(ViewParse *parse, Node *node);
+
+/*
+ * Parse a view's query, as the current user under the current search_path.
+ * Throws what the parser throws, or what can't be maintained and the way out,
+ * with the cursor inside the query.
+ */
+CqrsView *
+cqrs_view_parse(const char *query)
+{
+	ViewParse	parse = {.text = query,.location = -1};
+	ErrorContextCallback callback = {
+		.previous = error_context_stack,
+		.callback = view_error_callback,
+		.arg = unconstify(char *, query)
+	};
+	RawStmt    *statement;
+	SelectStmt *select;
+
+	error_context_stack = &callback;
+	parse.pstate = make_parsestate(NULL);
+	parse.pstate->p_sourcetext = query;
+	parse.view = palloc0(sizeof(CqrsView));
+
+	select = view_raw_parse(&parse, &statement);
+	view_check_form(&parse, select);
+	view_check_from(&parse, select);
+	view_analyse(&parse, statement);
+	view_add_columns(&parse);
+	view_check_keys(&parse);
+	view_find_positions(&parse);
+	view_make_key(&parse);
+	view_make_filters(&parse);
+	cqrs_view_check_owners(parse.view);
+
+	free_parsestate(parse.pstate);
+	error_context_stack = callback.previous;
+	return parse.view;
+}
+
+/*
+ * Throw unless each function that the query calls is the current user's own, or
+ * a superuser's: whoever owns it can replace it, and it runs as the current user.
+ */
+void
+cqrs_view_check_owners(const CqrsView *view)
+{
+	ListCell   *lc;
+
+	foreach(lc, view->functions)
+	{
+		Oid			function = lfirst_oid(lc);
+		HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+		Oid			owner;
+
+		if (!HeapTupleIsValid(tuple))
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_FUNCTION),
+					 errmsg("a function of the view's query does not exist any more")));
+		owner = ((Form_pg_proc) GETSTRUCT(tuple))->proowner;
+		ReleaseSysCache(tuple);
+		if (owner != GetUserId() && !superuser_arg(owner))
+			ereport(ERROR,
+					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+					 errmsg("function %s belongs to neither the view's owner nor a superuser",
+							format_procedure(function)),
+					 errdetail("Its owner \"%s\" could replace it with code that runs as \"%s\".",
+							   GetUserNameFromId(owner, false),
+							   GetUserNameFromId(GetUserId(), false)),
+					 errhint("ALTER FUNCTION %s OWNER TO %s;", format_procedure(function),
+							 quote_identifier(GetUserNameFromId(GetUserId(), false)))));
+	}
+}
+
+/* -------------------------------------------------------------- the form */
+
+/* Refuse a part of the query, at its location in it (-1 = unknown). */
+static void
+view_refuse(ViewParse *parse, int location, const char *what, const char *why,
+			const char *way_out)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+			 errmsg("a view's query can't contain %s", what),
+			 errdetail("%s", why),
+			 errhint("%s", way_out),
+			 parser_errposition(parse->pstate, location)));
+}
+
+/* Turns the cursor of an error into one inside the query. */
+static void
+view_error_callback(void *arg)
+{
+	int			position = geterrposition();
+
+	if (position > 0)
+	{
+		errposition(0);
+		internalerrposition(position);
+		internalerrquery((const char *) arg);
+	}
+}
+
+/* The one SELECT of the text, unanalysed. */
+static SelectStmt *
+view_raw_parse(ViewParse *parse, RawStmt **statement)
+{
+	List	   *statements = raw_parser(parse->text, RAW_PARSE_DEFAULT);
+
+	if (list_length(statements) != 1)
+		ereport(ERROR,
+				(errcode(ERRCODE_SYNTAX_ERROR),
+				 errmsg("a view's query must be one SELECT"),
+				 errhint("For example: SELECT aggregate_id, count(*) FROM events GROUP BY aggregate_id"),
+				 list_length(statements) < 2 ? 0 :
+				 parser_errposition(parse->pstate,
+									lsecond_node(RawStmt, statements)->stmt_location)));
+	*statement = linitial_node(RawStmt, statements);
+	if (!IsA((*statement)->stmt, SelectStmt))
+		ereport(ERROR,
+				(errcode(ERRCODE_SYNTAX_ERROR),
+				 errmsg("a view's query must be one SELECT"),
+				 errhint("For example: SELECT aggregate_id, count(*) FROM events GROUP BY aggregate_id"),
+				 parser_errposition(parse->pstate, (*statement)->stmt_location)));
+	return (SelectStmt *) (*statement)->stmt;
+}
+
+/* Refuse clauses that ask for more than a group's own events. */
+static void
+view_check_form(ViewParse *parse, SelectStmt *select)
+{
+	const char *on_top = "Leave it out, and put it into a view on top of the read table: CREATE VIEW ... AS SELECT ...";
+	const char *whole = "It is about all rows together, and the read table is kept group by group.";
+
+	if (select->withClause != NULL)
+		view_refuse(parse, select->withClause->location, "WITH",
+					"A view is one SELECT from events.", "Write its expressions into the SELECT.");
+	if (select->op != SETOP_NONE)
+		view_refuse(parse, exprLocation((Node *) select->rarg->targetList),
+					"UNION, INTERSECT or EXCEPT", "A view is one SELECT from events.",
+					"Create a view for each part, and combine their read tables with CREATE VIEW.");
+	if (select->valuesLists != NIL)
+		view_refuse(parse, exprLocation((Node *) linitial(select->valuesLists)), "VALUES",
+					"A view is a SELECT from events.", "SELECT ... FROM events");
+	if (select->intoClause != NULL)
+		view_refuse(parse, select->intoClause->rel->location, "INTO",
+					"The read table gets the view's name.", "Leave it out.");
+	if (select->distinctClause != NIL)
+		view_refuse(parse, exprLocation((Node *) select->targetList), "DISTINCT", whole,
+					"GROUP BY the columns instead.");
+	if (select->havingClause != NULL)
+		view_refuse(parse, exprLocation(select->havingClause), "HAVING",
+					"A group that does not qualify now may do so later, so it must be kept.", on_top);
+	if (select->windowClause != NIL)
+		view_refuse(parse, linitial_node(WindowDef, select->windowClause)->location, "WINDOW",
+					whole, on_top);
+	if (select->sortClause != NIL)
+		view_refuse(parse, exprLocation(linitial_node(SortBy, select->sortClause)->node),
+					"ORDER BY", "The rows of a table have no order.", on_top);
+	if (select->limitCount != NULL || select->limitOffset != NULL)
+		view_refuse(parse, exprLocation(select->limitCount ? select->limitCount :
+										select->limitOffset),
+					"LIMIT, OFFSET or FETCH", whole, on_top);
+	if (select->lockingClause != NIL)
+		view_refuse(parse, exprLocation((Node *) select->targetList), "FOR UPDATE or FOR SHARE",
+					"Events are not locked.", "Leave it out.");
+}
+
+/* A view reads events, and nothing else. */
+static void
+view_check_from(ViewParse *parse, SelectStmt *select)
+{
+	const char *why = "A change in another table is no event, and the view would not see it.";
+	const char *way_out = "SELECT ... FROM events; join the read table with others in a view on top of it.";
+	RangeVar   *from;
+
+	if (select->fromClause == NIL)
+		view_refuse(parse, exprLocation((Node *) select->targetList), "no FROM clause",
+					"A view is a SELECT from events.", "SELECT ... FROM events");
+	if (list_length(select->fromClause) > 1)
+		view_refuse(parse, exprLocation(lsecond(select->fromClause)), "a join", why, way_out);
+	from = linitial(select->fromClause);
+	if (IsA(from, JoinExpr))
+		view_refuse(parse, exprLocation(((JoinExpr *) from)->rarg), "a join", why, way_out);
+	if (!IsA(from, RangeVar))
+		view_refuse(parse, exprLocation((Node *) from),
+					IsA(from, RangeSubselect) ? "a sub-select" : "a function or clause in FROM",
+					"A view is a SELECT from events.", way_out);
+	if (from->schemaname != NULL || strcmp(from->relname, EVENTS) != 0)
+		view_refuse(parse, from->location, "a table other than events", why, way_out);
+}
+
+/* ----------------------------------------------------------- the columns */
+
+static void
+view_analyse(ViewParse *parse, RawStmt *statement)
+{
+	QueryEnvironment *environment = create_queryEnv();
+	EphemeralNamedRelation events = palloc0(sizeof(EphemeralNamedRelationData));
+	Query	   *query;
+	GroupingSet *set;
+
+	events->md.name = EVENTS;
+	events->md.reliddesc = cqrs_query_relation("events", false);
+	events->md.enrtype = ENR_NAMED_TUPLESTORE;
+	register_ENR(environment, events);
+	query = parse_analyze_fixedparams(statement, parse->text, NULL, 0, environment);
+	cqrs_compat_flatten_group(query);
+	parse->query = query;
+	parse->names = deparse_context_for(EVENTS, events->md.reliddesc);
+
+	if (query->hasWindowFuncs || query->hasSubLinks)
+		view_check_expression(parse, (Node *) query->targetList);
+	if (query->hasTargetSRFs)
+		view_refuse(parse, exprLocation((Node *) query->targetList), "a set-returning function",
+					"Each event gives one row, or a part of one.",
+					"Publish an event for each element, or use a handler.");
+
+	/* GROUP BY () is one such set */
+	set = query->groupingSets == NIL ? NULL : linitial_node(GroupingSet, query->groupingSets);
+	if (set != NULL && (list_length(query->groupingSets) > 1 || set->kind != GROUPING_SET_EMPTY))
+		view_refuse(parse, set->location, "GROUPING SETS, ROLLUP or CUBE",
+					"An event belongs to one group.", "Create a view for each grouping set.");
+	parse->view->grouped = query->hasAggs || query->groupClause != NIL || set != NULL;
+	if (query->jointree->quals != NULL)
+	{
+		view_check_expression(parse, query->jointree->quals);
+		parse->view->where_expr = (Expr *) query->jointree->quals;
+		parse->view->where = view_deparse(parse, query->jointree->quals);
+	}
+}
+
+static void
+view_add_columns(ViewParse *parse)
+{
+	CqrsView   *view = parse->view;
+	ListCell   *lc;
+
+	view->columns = palloc0(list_length(parse->query->targetList) * sizeof(CqrsViewColumn));
+	foreach(lc, parse->query->targetList)
+	{
+		TargetEntry *target = lfirst_node(TargetEntry, lc);
+
+		if (target->resjunk)
+			continue;
+		view_add_column(parse, target, &view->columns[view->ncolumns]);
+		view->ncolumns++;
+	}
+	if (view->ncolumns == 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_SYNTAX_ERROR),
+				 errmsg("a view's query must have columns")));
+}
+
+static void
+view_add_column(ViewParse *parse, TargetEntry *target, CqrsViewColumn *column)
+{
+	Node	   *expr = (Node *) target->expr;
+	ListCell   *lc;
+
+	column->name = target->resname;
+	column->type = exprType(expr);
+	column->typmod = exprTypmod(expr);
+	column->collation = exprCollation(expr);
+	column->shown_position = -1;
+	column->kept_position = -1;
+	if (get_typtype(column->type) == TYPTYPE_PSEUDO)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
+				 errmsg("column \"%s\" has pseudo-type %s", column->name,
+						format_type_be(column->type)),
+				 errhint("Cast it, or name the columns of cqrs.event one by one."),
+				 parser_errposition(parse->pstate, exprLocation(expr))));
+
+	if (IsA(expr, Aggref))
+		view_add_aggregate(parse, (Aggref *) expr, column);
+	else if (contain_aggs_of_level(expr, 0))
+		view_refuse(parse, exprLocation(expr), "an expression over aggregates",
+					"The parts of it have to be kept, to be merged with later events.",
+					"Make each aggregate a column, and compute the expression in a view on top of the read table.");
+	else
+	{
+		view_check_expression(parse, expr);
+		column->role = parse->view->grouped ? CQRS_VIEW_DERIVED : CQRS_VIEW_APPENDED;
+		foreach(lc, parse->query->groupClause)
+			if (lfirst_node(SortGroupClause, lc)->tleSortGroupRef == target->ressortgroupref)
+				column->role = CQRS_VIEW_KEY;
+	}
+	column->sql = view_deparse(parse, expr);
+}
+
+static void
+view_add_aggregate(ViewParse *parse, Aggref *aggref, CqrsViewColumn *column)
+{
+	const char *name = get_func_name(aggref->aggfnoid);
+	const char *what = psprintf("aggregate %s", format_procedure(aggref->aggfnoid));
+
+	if (!view_aggregate_role(aggref, &column->role))
+		view_refuse(parse, aggref->location, what,
+					"Its result over all events does not follow from the results over some and over the others.",
+					view_aggregate_way_out(name));
+	if (aggref->aggdistinct != NIL)
+		view_refuse(parse, aggref->location, "DISTINCT in an aggregate",
+					"All distinct values would have to be kept.",
+					"GROUP BY the value as well, and aggregate once more in a view on top of the read table.");
+	if (aggref->aggorder != NIL)
+		view_refuse(parse, aggref->location, "ORDER BY in an aggregate",
+					"Events are merged in whatever order they are committed.",
+					"Leave it out; cqrs.first and cqrs.last go by position.");
+	view_check_expression(parse, (Node *) aggref->args);
+	view_check_expression(parse, (Node *) aggref->aggfilter);
+	if (aggref->aggfilter != NULL)
+		column->filter = view_deparse(parse, (Node *) aggref->aggfilter);
+	parse->filters = lappend(parse->filters, aggref->aggfilter);
+
+	/* these go by position, and not by the order in which the batch is read */
+	if (column->role != CQRS_VIEW_FIRST && column->role != CQRS_VIEW_LAST)
+	{
+		if (aggref->aggfnoid >= FirstNormalObjectId)
+			parse->view->functions = list_append_unique_oid(parse->view->functions,
+															aggref->aggfnoid);
+	}
+	else
+	{
+		Aggref	   *at = copyObject(aggref);
+		Oid			argtypes[2] = {ANYELEMENTOID, INT8OID};
+		List	   *names = list_make2(makeString("cqrs"), makeString(pstrdup(name)));
+
+		at->aggfnoid = LookupFuncName(names, 2, argtypes, false);
+		at->aggargtypes = lappend_oid(at->aggargtypes, INT8OID);
+		at->args = lappend(at->args,
+						   makeTargetEntry((Expr *) makeVar(1, CQRS_EVENT_POSITION, INT8OID, -1,
+															InvalidOid, 0),
+										   2, NULL, false));
+		*aggref = *at;
+	}
+}
+
+/* What an aggregate is, if it can be merged. */
+static bool
+view_aggregate_role(Aggref *aggref, CqrsViewRole *role)
+{
+	static const struct
+	{
+		const char *name;
+		CqrsViewRole role;
+	}			roles[] = {
+		{"count", CQRS_VIEW_COUNT}, {"sum", CQRS_VIEW_SUM},
+		{"bool_and", CQRS_VIEW_ALL_TRUE}, {"every", CQRS_VIEW_ALL_TRUE},
+		{"bool_or", CQRS_VIEW_ANY_TRUE},
+		{"bit_and", CQRS_VIEW_BIT_AND}, {"bit_or", CQRS_VIEW_BIT_OR}
+	};
+	const char *name = get_func_name(aggref->aggfnoid);
+	Oid			schema = get_func_namespace(aggref->aggfnoid);
+	HeapTuple	tuple;
+	Oid			sort_operator;
+	TypeCacheEntry *type;
+
+	if (aggref->aggkind != AGGKIND_NORMAL)
+		return false;
+	if (schema == PG_CATALOG_NAMESPACE)
+		for (int i = 0; i < lengthof(roles); i++)
+			if (strcmp(name, roles[i].name) == 0)
+			{
+				*role = roles[i].role;
+				return true;
+			}
+	if (schema == get_rel_namespace(cqrs_query_relation("events", false)) &&
+		list_length(aggref->aggargtypes) == 1)
+	{
+		*role = strcmp(name, "first") == 0 ? CQRS_VIEW_FIRST : CQRS_VIEW_LAST;
+		return strcmp(name, "first") == 0 || strcmp(name, "last") == 0;
+	}
+
+	/* one with a sort operator is by definition the first value in that order */
+	tuple = SearchSysCache1(AGGFNOID, ObjectIdGetDatum(aggref->aggfnoid));
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for aggregate %u", aggref->aggfnoid);
+	sort_operator = ((Form_pg_aggregate) GETSTRUCT(tuple))->aggsortop;
+	ReleaseSysCache(tuple);
+	type = lookup_type_cache(aggref->aggtype, TYPECACHE_LT_OPR | TYPECACHE_GT_OPR);
+	if (!OidIsValid(sort_operator) ||
+		(sort_operator != type->lt_opr && sort_operator != type->gt_opr))
+	{
+		/* the type of the result may be one that the argument's operators serve, too */
+		Oid			family;
+		Oid			input;
+		int16		strategy;
+
+		if (!OidIsValid(sort_operator) ||
+			!get_ordering_op_properties(sort_operator, &family, &input, &strategy) ||
+			type->btree_opf != family)
+			return false;
+		*role = strategy == BTLessStrategyNumber ? CQRS_VIEW_MIN : CQRS_VIEW_MAX;
+		return true;
+	}
+	*role = sort_operator == type->lt_opr ? CQRS_VIEW_MIN : CQRS_VIEW_MAX;
+	return true;
+}
+
+static const char *
+view_aggregate_way_out(const char *name)
+{
+	if (strcmp(name, "avg") == 0)
+		return "Keep sum(x) and count(x), and divide in a view on top of the read table.";
+	if (strncmp(name, "stddev", 6) == 0 || strncmp(name, "var", 3) == 0)
+		return "Keep count(x), sum(x) and sum(x * x), and compute it in a view on top of the read table.";
+	if (strstr(name, "_agg") != NULL)
+		return "Append the rows with a view without GROUP BY, and aggregate them in a view on top of the read table; or use a reducer.";
+	return "Use count, sum, min, max, bool_and, bool_or, every, bit_and, bit_or, cqrs.first or cqrs.last; or a reducer.";
+}
+
+/* Each grouping column is shown, and the read table can have an index on it. */
+static void
+view_check_keys(ViewParse *parse)
+{
+	CqrsView   *view = parse->view;
+	Node	   *where = (Node *) view->where_expr;
+	int			column = 0;
+	ListCell   *lc;
+
+	foreach(lc, parse->query->targetList)
+	{
+		TargetEntry *target = lfirst_node(TargetEntry, lc);
+		CqrsViewColumn *key = &view->columns[column];
+
+		if (target->resjunk)
+		{
+			if (target->ressortgroupref == 0)
+				continue;
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
+					 errmsg("a grouping column is missing from the view's columns"),
+					 errdetail("The grouping columns are the read table's key."),
+					 errhint("Add it to the SELECT list."),
+					 parser_errposition(parse->pstate, exprLocation((Node *) target->expr))));
+		}
+		column++;
+		if (key->role != CQRS_VIEW_KEY)
+			continue;
+		if (!OidIsValid(lookup_type_cache(key->type, TYPECACHE_BTREE_OPFAMILY)->btree_opf))
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_OBJECT),
+					 errmsg("type %s can't be grouped by in a view",
+							format_type_be(key->type)),
+					 errdetail("The read table's key needs a default B-tree operator class."),
+					 errhint("Cast it, for example to text."),
+					 parser_errposition(parse->pstate, exprLocation((Node *) target->expr))));
+		key->nullable = !never_null((Node *) target->expr, where);
+		view->nullable_key |= key->nullable;
+		view->nkeys++;
+	}
+}
+
+/*
+ * Find where the position behind each first and last value is: in a column
+ * min(position) or max(position) with the same filter, or else in the state
+ * table, where values under the same filter share one.
+ */
+static void
+view_find_positions(ViewParse *parse)
+{
+	CqrsView   *view = parse->view;
+
+	for (int i = 0; i < view->ncolumns; i++)
+	{
+		CqrsViewColumn *column = &view->columns[i];
+		bool		first = column->role == CQRS_VIEW_FIRST;
+		char	   *position;
+
+		if (!first && column->role != CQRS_VIEW_LAST)
+			continue;
+		position = psprintf("%s(\"position\")", first ? "min" : "max");
+		if (column->filter != NULL)
+			position = psprintf("%s FILTER (WHERE %s)", position, column->filter);
+		for (int j = 0; j < view->ncolumns && column->shown_position < 0; j++)
+			if ((view->columns[j].role == CQRS_VIEW_MIN || view->columns[j].role == CQRS_VIEW_MAX) &&
+				strcmp(view->columns[j].sql, position) == 0)
+				column->shown_position = j;
+		for (int j = 0; j < i && column->shown_position < 0; j++)
+			if (view->columns[j].role == column->role && view->columns[j].kept_position >= 0 &&
+				strcmp(view->columns[j].filter ? view->columns[j].filter : "",
+					   column->filter ? column->filter : "") == 0)
+				column->kept_position = view->columns[j].kept_position;
+		if (column->shown_position < 0 && column->kept_position < 0)
+			column->kept_position = view->nkept++;
+	}
+}
+
+/* The projection's key: the group, or the position of an appended row. */
+static void
+view_make_key(ViewParse *parse)
+{
+	CqrsView   *view = parse->view;
+	StringInfoData key;
+
+	initStringInfo(&key);
+	if (!view->grouped)
+		appendStringInfoString(&key, "\"position\"");
+	else if (view->nkeys == 0)
+		appendStringInfoString(&key, "'*'");
+	for (int i = 0; i < view->ncolumns; i++)
+		if (view->columns[i].role == CQRS_VIEW_KEY)
+			appendStringInfo(&key, "%s%s", key.len > 0 ? ", " : "", view->columns[i].sql);
+	view->shows_key = view->grouped;
+	for (int i = 0; i < view->ncolumns && !view->shows_key; i++)
+		view->shows_key = strcmp(view->columns[i].sql, "\"position\"") == 0;
+	view->key = view->nkeys > 1 ? psprintf("jsonb_build_array(%s)", key.data) : key.data;
+}
+
+/* ------------------------------------------------------- the expressions */
+
+/* Throw unless an expression depends on its event alone. NULL is one that does. */
+static void
+view_check_expression(ViewParse *parse, Node *node)
+{
+	(void) view_check_walker(node, parse);
+}
+
+static bool
+view_check_walker(Node *node, void *context)
+{
+	ViewParse  *parse = (ViewParse *) context;
+
+	if (node == NULL)
+		return false;
+	if (IsA(node, SubLink))
+		view_refuse(parse, exprLocation(node), "a sub-select",
+					"A change in another table is no event, and the view would not see it.",
+					"Put the data into the event, or join in a view on top of the read table.");
+	if (IsA(node, WindowFunc))
+		view_refuse(parse, exprLocation(node), "a window function",
+					"It is about all rows together, and the read table is kept group by group.",
+					"Compute it in a view on top of the read table.");
+	if (IsA(node, GroupingFunc))
+		view_refuse(parse, exprLocation(node), "GROUPING", "There is one grouping set.",
+					"Leave it out.");
+	if (IsA(node, SQLValueFunction))
+		view_refuse(parse, exprLocation(node),
+					"the current time, user or schema",
+					"A rebuild would give another answer than the first time.",
+					"Use the event's own columns, for example occurred_at or source.");
+	if (IsA(node, NextValueExpr))
+		view_refuse(parse, -1, "a sequence", "A rebuild would give another answer than the first time.",
+					"Use the event's own columns.");
+	if (IsA(node, Var) && ((Var *) node)->varattno <= 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
+				 errmsg("a view's query can't contain a whole row or system columns"),
+				 errhint("Name the columns of cqrs.event one by one."),
+				 parser_errposition(parse->pstate, exprLocation(node))));
+	parse->location = exprLocation(node);
+	(void) check_functions_in_node(node, view_check_function, parse);
+	return expression_tree_walker(node, view_check_walker, context);
+}
+
+static bool
+view_check_function(Oid function, void *context)
+{
+	ViewParse  *parse = (ViewParse *) context;
+	const char *name = get_func_name(function);
+	const char *what = psprintf("function %s", format_procedure(function));
+	char		volatility = func_volatile(function);
+
+	if (volatility == PROVOLATILE_VOLATILE)
+		view_refuse(parse, parse->location, psprintf("volatile %s", what),
+					"A rebuild would give another answer than the first time.",
+					"Compute the value when the event is published, and put it into the payload.");
+	if (volatility == PROVOLATILE_STABLE && !view_function_is_safe(function, name))
+		view_refuse(parse, parse->location, psprintf("stable %s", what),
+					"Its result may depend on the clock, the session or other tables.",
+					function >= FirstNormalObjectId ?
+					"If it depends on its arguments alone: ALTER FUNCTION ... IMMUTABLE" :
+					"Use the event's own columns, for example occurred_at or source.");
+	if (function >= FirstNormalObjectId)
+		parse->view->functions = list_append_unique_oid(parse->view->functions, function);
+	return false;
+}
+
+static bool
+view_function_is_safe(Oid function, const char *name)
+{
+	if (get_func_namespace(function) != PG_CATALOG_NAMESPACE)
+		return false;
+	for (int i = 0; i < lengthof(safe_stable); i++)
+		if (strcmp(safe_stable[i], name) == 0)
+			return true;
+
+	/* comparisons of timestamptz with date and timestamp: date_lt_timestamptz, … */
+	return strstr(name, "_timestamptz") != NULL ||
+		strncmp(name, "timestamptz_", strlen("timestamptz_")) == 0;
+}
+
+/*
+ * Can the expression not be NULL, for an event for which "where" holds? Returns
+ * false where that is not plain to see.
+ */
+static bool
+never_null(Node *node, Node *where)
+{
+	ListCell   *lc;
+
+	foreach(lc, make_ands_implicit((Expr *) where))
+	{
+		NullTest   *test = lfirst(lc);
+
+		if (IsA(test, NullTest) && test->nulltesttype == IS_NOT_NULL && equal(test->arg, node))
+			return true;
+	}
+	switch (nodeTag(node))
+	{
+		case T_Var:
+			return ((Var *) node)->varattno != CQRS_EVENT_AGGREGATE_VERSION;
+		case T_Const:
+			return !((Const *) node)->constisnull;
+		case T_RelabelType:
+			return never_null((Node *) ((RelabelType *) node)->arg, where);
+		case T_CollateExpr:
+			return never_null((Node *) ((CollateExpr *) node)->arg, where);
+		case T_CoalesceExpr:
+			foreach(lc, ((CoalesceExpr *) node)->args)
+				if (never_null(lfirst(lc), where))
+					return true;
+			return false;
+		case T_BoolExpr:
+			foreach(lc, ((BoolExpr *) node)->args)
+				if (!never_null(lfirst(lc), where))
+					return false;
+			return true;
+		case T_NullTest:
+		case T_BooleanTest:
+		case T_DistinctExpr:
+			return true;
+		case T_CaseExpr:
+			foreach(lc, ((CaseExpr *) node)->args)
+				if (!never_null((Node *) lfirst_node(CaseWhen, lc)->result, where))
+					return false;
+			return ((CaseExpr *) node)->defresult != NULL &&
+				never_null((Node *) ((CaseExpr *) node)->defresult, where);
+		case T_FuncExpr:
+		case T_OpExpr:
+			return call_never_null(node, where);
+		default:
+			return false;
+	}
+}
+
+/* The same for a call of one of PostgreSQL's functions, where they are known. */
+static bool
+call_never_null(Node *node, Node *where)
+{
+	static const char *const functions[] = {
+		"btrim", "date", "date_trunc", "left", "length", "lower", "ltrim", "md5", "replace",
+		"right", "rtrim", "split_part", "substr", "textcat", "timestamp", "timestamptz",
+		"timezone", "upper"
+	};
+	Oid			function;
+	List	   *args;
+	ListCell   *lc;
+
+	if (IsA(node, OpExpr))
+	{
+		function = get_opcode(((OpExpr *) node)->opno);
+		args = ((OpExpr *) node)->args;
+	}
+	else
+	{
+		function = ((FuncExpr *) node)->funcid;
+		args = ((FuncExpr *) node)->args;
+	}
+	foreach(lc, args)
+		if (!never_null(lfirst(lc), where))
+			return false;
+	if (get_func_namespace(function) == PG_CATALOG_NAMESPACE)
+		for (int i = 0; i < lengthof(functions); i++)
+			if (strcmp(get_func_name(function), functions[i]) == 0)
+				return true;
+	return false;
+}
+
+/* ----------------------------------------------------------- the filters */
+
+/*
+ * What the query says about an event's types and source becomes the projection's
+ * filter, where that is provably the same: what WHERE demands, and, in a view
+ * of one row, what every aggregate demands. (With groups, an event that none of
+ * the aggregates counts still makes its group appear.)
+ */
+static void
+view_make_filters(ViewParse *parse)
+{
+	parse->view->event_types = view_filter(parse, CQRS_EVENT_EVENT_TYPE);
+	parse->view->aggregate_types = view_filter(parse, CQRS_EVENT_AGGREGATE_TYPE);
+	parse->view->sources = view_filter(parse, CQRS_EVENT_SOURCE);
+}
+
+static List *
+view_filter(ViewParse *parse, AttrNumber column)
+{
+	CqrsView   *view = parse->view;
+	List	   *values = NIL;
+	ListCell   *lc;
+
+	if (filter_of((Node *) view->where_expr, column, &values))
+		return values;
+	if (!view->grouped || view->nkeys > 0)
+		return NIL;
+	foreach(lc, parse->filters)
+		if (!filter_of(lfirst(lc), column, &values))
+			return NIL;
+	return values;
+}
+
+/*
+ * Add to values those that the column must have one of for the condition to
+ * hold. Returns false, with whatever in values, where there is no such list.
+ */
+static bool
+filter_of(Node *node, AttrNumber column, List **values)
+{
+	BoolExpr   *condition = (BoolExpr *) node;
+	ListCell   *lc;
+
+	if (node == NULL)
+		return false;
+	if (!IsA(node, BoolExpr))
+		return filter_of_comparison(node, column, values);
+	switch (condition->boolop)
+	{
+		case AND_EXPR:
+			/* any of the lists will do */
+			foreach(lc, condition->args)
+			{
+				List	   *found = NIL;
+
+				if (filter_of(lfirst(lc), column, &found))
+				{
+					ListCell   *value;
+
+					foreach(value, found)
+						*values = filter_add(*values, strVal(lfirst(value)));
+					return true;
+				}
+			}
+			return false;
+		case OR_EXPR:
+			foreach(lc, condition->args)
+				if (!filter_of(lfirst(lc), column, values))
+					return false;
+			return true;
+		default:
+			return false;
+	}
+}
+
+/* The same for column = 'x', column IN ('x', …) and column = ANY ('{x, …}'). */
+static bool
+filter_of_comparison(Node *node, AttrNumber column, List **values)
+{
+	List	   *args;
+	Oid			collation;
+	Var		   *var;
+	Node	   *other;
+	List	   *constants;
+	ListCell   *lc;
+
+	if (IsA(node, OpExpr) && ((OpExpr *) node)->opno == TextEqualOperator)
+	{
+		args = ((OpExpr *) node)->args;
+		collation = ((OpExpr *) node)->inputcollid;
+	}
+	else if (IsA(node, ScalarArrayOpExpr) && ((ScalarArrayOpExpr *) node)->useOr &&
+			 ((ScalarArrayOpExpr *) node)->opno == TextEqualOperator)
+	{
+		args = ((ScalarArrayOpExpr *) node)->args;
+		collation = ((ScalarArrayOpExpr *) node)->inputcollid;
+	}
+	else
+		return false;
+
+	/* the engine compares bytes */
+	if (!OidIsValid(collation) || !get_collation_isdeterministic(collation))
+		return false;
+	var = linitial(args);
+	other = lsecond(args);
+	if (IsA(node, OpExpr) && !IsA(var, Var))
+	{
+		var = lsecond(args);
+		other = linitial(args);
+	}
+	if (!IsA(var, Var) || var->varattno != column)
+		return false;
+	constants = IsA(other, ArrayExpr) ? ((ArrayExpr *) other)->elements : list_make1(other);
+	foreach(lc, constants)
+	{
+		Const	   *constant = lfirst(lc);
+
+		if (!IsA(constant, Const))
+			return false;
+		if (constant->constisnull)
+			continue;
+		if (constant->consttype == TEXTOID)
+			*values = filter_add(*values, TextDatumGetCString(constant->constvalue));
+		else if (constant->consttype == TEXTARRAYOID)
+		{
+			Datum	   *elements;
+			bool	   *nulls;
+			int			nelements;
+
+			deconstruct_array(DatumGetArrayTypeP(constant->constvalue), TEXTOID, -1, false,
+							  TYPALIGN_INT, &elements, &nulls, &nelements);
+			for (int i = 0; i < nelements; i++)
+				if (!nulls[i])
+					*values = filter_add(*values, TextDatumGetCString(elements[i]));
+		}
+		else
+			return false;
+	}
+
+	/* an empty filter would be none */
+	return *values != NIL;
+}
+
+static List *
+filter_add(List *values, const char *value)
+{
+	ListCell   *lc;
+
+	foreach(lc, values)
+		if (strcmp(strVal(lfirst(lc)), value) == 0)
+			return values;
+	return lappend(values, makeString(pstrdup(value)));
+}
+
+/* --------------------------------------------------------------- helpers */
+
+/* An expression of the query as text, its columns as those of "events". */
+static char *
+view_deparse(ViewParse *parse, Node *node)
+{
+	return deparse_expression(node, parse->names, false, false);
+}

@@ -1,0 +1,772 @@
+/*
+ * view_sql.c
+ *		The statements that make, fill and maintain a view's read table.
+ *
+ * Names come from the catalogs and expressions from PostgreSQL's deparser; the
+ * user's text is in none of the statements. Columns of the read table are found
+ * by number, so they may be renamed, and others may be added behind them.
+ *
+ * Without first and last values, a batch is one INSERT .. SELECT .. ON CONFLICT
+ * DO UPDATE over its events, which merges each group's old row and the batch's.
+ *
+ * First and last values
+ * ---------------------
+ * An event may come late, with an earlier position than one that was processed.
+ * So whether a batch's value takes the place of the table's depends on the
+ * position behind that, which the user did not ask to see. If the query shows
+ * it anyway, as max(position) or min(position) under the same filter, that is
+ * used. Otherwise it is kept in a state table beside, by group, but only where
+ * it can matter: for positions above "settled", up to which no event can come
+ * any more (horizon.c). A group without one has a position that is below all
+ * that may still come. In a backlog nearly all is settled, and the state table
+ * is not touched.
+ *
+ * And it is looked up only where it can matter, for "special" groups: with an
+ * event below "peak", the highest position that was processed before; or with a
+ * value that is NULL, which in the row that an INSERT proposes looks like no
+ * value at all. For all others, of last values the batch's wins if it has one,
+ * of first values the table's if it has one. A first value that is NULL because
+ * the event said so is told from none by its position, which is always kept.
+ *
+ * All of that is one statement: the batch's groups ("delta"), then writes which
+ * each take their share of them, and of which no two touch the same row.
+ */
+#include "postgres.h"
+
+#include "access/attnum.h"
+#include "access/htup_details.h"
+#include "catalog/pg_collation.h"
+#include "catalog/pg_operator.h"
+#include "lib/stringinfo.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
+#include "utils/typcache.h"
+
+#include "view_sql.h"
+
+#define PLUS "OPERATOR(pg_catalog.+)"
+#define LESS "OPERATOR(pg_catalog.<)"
+#define MORE "OPERATOR(pg_catalog.>)"
+
+/* a statement in the making */
+typedef struct ViewSql
+{
+	const CqrsView *view;
+	const CqrsViewTables *tables;
+	StringInfoData text;
+} ViewSql;
+
+static void sql_columns(StringInfo sql, const CqrsView *view, bool keys_only);
+static void sql_names(ViewSql *sql, const char *prefix);
+static void sql_values(ViewSql *sql, const char *prefix);
+static void sql_select(ViewSql *sql, const char *from, bool with_positions);
+static void sql_simple(ViewSql *sql);
+static void sql_delta(ViewSql *sql, const char *from);
+static void sql_plain(ViewSql *sql);
+static void sql_known(ViewSql *sql);
+static void sql_fresh(ViewSql *sql);
+static void sql_kept(ViewSql *sql, bool fill);
+static void sql_kept_position(ViewSql *sql, const CqrsViewColumn *column, int number, bool fill);
+static void sql_special(ViewSql *sql, const char *prefix);
+static void sql_conflict(ViewSql *sql);
+static void sql_merges(ViewSql *sql, bool special);
+static void sql_merge(ViewSql *sql, int number, bool special);
+static void sql_merge_position(ViewSql *sql, int number, const char *old, const char *new,
+							   bool special);
+static void sql_match(ViewSql *sql, const char *left, bool left_is_read, const char *right);
+static void sql_key(ViewSql *sql, const char *prefix, bool is_delta);
+static bool may_be_unset(const CqrsView *view, const CqrsViewColumn *column);
+static const CqrsViewColumn *kept_column(const CqrsView *view, int kept);
+static char *column_name(Oid relid, AttrNumber number);
+static char *relation_name(Oid relid);
+static char *equality(Oid type);
+
+/* ------------------------------------------------------------ the tables */
+
+/* CREATE TABLE for the read table. The name is not yet quoted. */
+char *
+cqrs_view_sql_create(const CqrsView *view, Oid schema, const char *name)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "CREATE TABLE %s (",
+					 quote_qualified_identifier(get_namespace_name(schema), name));
+	sql_columns(&sql, view, false);
+	appendStringInfoChar(&sql, ')');
+	return sql.data;
+}
+
+/* CREATE TABLE for the state table: the read table's key, and positions. */
+char *
+cqrs_view_sql_create_state(const CqrsView *view, Oid schema, const char *name)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "CREATE TABLE %s (",
+					 quote_qualified_identifier(get_namespace_name(schema), name));
+	sql_columns(&sql, view, true);
+	for (int i = 0; i < view->nkept; i++)
+		appendStringInfo(&sql, "%sposition_%d pg_catalog.int8",
+						 i == 0 && view->nkeys == 0 ? "" : ", ", i + 1);
+	appendStringInfoChar(&sql, ')');
+	return sql.data;
+}
+
+/*
+ * What a table gets once it is filled: a list of statements. NULL is a group
+ * like any other; a table of one row has an index that says so.
+ */
+List *
+cqrs_view_sql_constraints(const CqrsView *view, Oid relid, bool is_state)
+{
+	StringInfoData key;
+	char	   *name = relation_name(relid);
+	List	   *result = NIL;
+	int			number = 0;
+
+	initStringInfo(&key);
+	for (int i = 0; i < view->ncolumns; i++)
+	{
+		bool		is_key = view->columns[i].role == CQRS_VIEW_KEY;
+
+		if (is_key || !is_state)
+			number++;
+		if (is_key || (!view->grouped && strcmp(view->columns[i].sql, "\"position\"") == 0 &&
+					   key.len == 0))
+			appendStringInfo(&key, "%s%s", key.len > 0 ? ", " : "",
+							 quote_identifier(column_name(relid, number)));
+	}
+	if (key.len > 0 && !view->nullable_key)
+		return list_make1(psprintf("ALTER TABLE %s ADD PRIMARY KEY (%s)", name, key.data));
+	if (key.len > 0)
+		result = lappend(result, psprintf("ALTER TABLE %s ADD UNIQUE NULLS NOT DISTINCT (%s)",
+										  name, key.data));
+	else if (view->grouped)
+		result = lappend(result, psprintf("CREATE UNIQUE INDEX ON %s ((true))", name));
+
+	/* without a primary key, updates could not be replicated from here */
+	return lappend(result, psprintf("ALTER TABLE %s REPLICA IDENTITY FULL", name));
+}
+
+static void
+sql_columns(StringInfo sql, const CqrsView *view, bool keys_only)
+{
+	int			number = 0;
+
+	for (int i = 0; i < view->ncolumns; i++)
+	{
+		const CqrsViewColumn *column = &view->columns[i];
+
+		if (keys_only && column->role != CQRS_VIEW_KEY)
+			continue;
+		number++;
+		appendStringInfoString(sql, number > 1 ? ", " : "");
+		if (keys_only)
+			appendStringInfo(sql, "key_%d", number);
+		else
+			appendStringInfoString(sql, quote_identifier(column->name));
+		appendStringInfo(sql, " %s", format_type_extended(column->type, column->typmod,
+														  FORMAT_TYPE_TYPEMOD_GIVEN |
+														  FORMAT_TYPE_FORCE_QUALIFY));
+		if (OidIsValid(column->collation))
+		{
+			HeapTuple	tuple = SearchSysCache1(COLLOID, ObjectIdGetDatum(column->collation));
+			Form_pg_collation collation;
+
+			if (!HeapTupleIsValid(tuple))
+				elog(ERROR, "cache lookup failed for collation %u", column->collation);
+			collation = (Form_pg_collation) GETSTRUCT(tuple);
+			appendStringInfo(sql, " COLLATE %s",
+							 quote_qualified_identifier(get_namespace_name(collation->collnamespace),
+														NameStr(collation->collname)));
+			ReleaseSysCache(tuple);
+		}
+	}
+}
+
+/* ---------------------------------------------------------- whole batches */
+
+/*
+ * Fill empty tables, without their constraints, from all events at once. outbox
+ * is what to select from, under the alias "events"; $1 is "settled". Returns one row: the snapshot.
+ */
+char *
+cqrs_view_sql_fill(const CqrsView *view, const CqrsViewTables *tables, const char *outbox)
+{
+	ViewSql		sql = {.view = view,.tables = tables};
+	StringInfo	text = &sql.text;
+
+	initStringInfo(text);
+	appendStringInfoString(text, "WITH ");
+	if (view->nkept > 0)
+	{
+		sql_delta(&sql, outbox);
+		appendStringInfoString(text, ", kept AS (");
+		sql_kept(&sql, true);
+		appendStringInfoString(text, "), ");
+	}
+	appendStringInfo(text, "filled AS (INSERT INTO %s (", relation_name(tables->read_table));
+	sql_names(&sql, "");
+	appendStringInfoString(text, ") ");
+	if (view->nkept > 0)
+	{
+		appendStringInfoString(text, "SELECT ");
+		sql_values(&sql, "d.v");
+		appendStringInfoString(text, " FROM delta AS d");
+	}
+	else
+		sql_select(&sql, outbox, false);
+	appendStringInfoString(text, ") SELECT pg_catalog.pg_current_snapshot()"
+						   " WHERE $1 IS NOT NULL");
+	return text->data;
+}
+
+/*
+ * Apply the rows "events". With a state table, $1 is "peak" and $2 is "settled".
+ * With return_keys, returns the keys of the groups as text.
+ */
+char *
+cqrs_view_sql_apply(const CqrsView *view, const CqrsViewTables *tables, bool return_keys)
+{
+	ViewSql		sql = {.view = view,.tables = tables};
+	StringInfo	text = &sql.text;
+
+	initStringInfo(text);
+	if (view->nkept == 0)
+	{
+		sql_simple(&sql);
+		if (return_keys)
+		{
+			appendStringInfoString(text, " RETURNING ");
+			sql_key(&sql, "t.", false);
+		}
+		return text->data;
+	}
+	appendStringInfoString(text, "WITH ");
+	sql_delta(&sql, "events");
+	appendStringInfoString(text, ", plain AS (");
+	sql_plain(&sql);
+	appendStringInfoString(text, "), known AS (");
+	sql_known(&sql);
+	appendStringInfoString(text, "), fresh AS (");
+	sql_fresh(&sql);
+	appendStringInfoString(text, "), kept AS (");
+	sql_kept(&sql, false);
+	appendStringInfoString(text, ") SELECT ");
+	if (return_keys)
+		sql_key(&sql, "d.v", true);
+	else
+		appendStringInfoString(text, "1");
+	appendStringInfo(text, " FROM delta AS d%s", return_keys ? "" : " LIMIT 1");
+	return text->data;
+}
+
+/* --------------------------------------------------------------- selects */
+
+/* The read table's columns that the query has, each behind a prefix. */
+static void
+sql_names(ViewSql *sql, const char *prefix)
+{
+	for (int i = 0; i < sql->view->ncolumns; i++)
+		appendStringInfo(&sql->text, "%s%s%s", i > 0 ? ", " : "", prefix,
+						 quote_identifier(column_name(sql->tables->read_table, i + 1)));
+}
+
+/* The same columns of delta: v1, v2, …, each behind a prefix that ends in v. */
+static void
+sql_values(ViewSql *sql, const char *prefix)
+{
+	for (int i = 0; i < sql->view->ncolumns; i++)
+		appendStringInfo(&sql->text, "%s%s%d", i > 0 ? ", " : "", prefix, i + 1);
+}
+
+/* The query itself, over something called "events"; positions come last. */
+static void
+sql_select(ViewSql *sql, const char *from, bool with_positions)
+{
+	const CqrsView *view = sql->view;
+	StringInfo	text = &sql->text;
+	bool		first = true;
+
+	appendStringInfoString(text, "SELECT ");
+	for (int i = 0; i < view->ncolumns; i++)
+		appendStringInfo(text, "%s%s", i > 0 ? ", " : "", view->columns[i].sql);
+	for (int i = 0; i < view->nkept && with_positions; i++)
+	{
+		const CqrsViewColumn *column = kept_column(view, i);
+
+		appendStringInfo(text, ", pg_catalog.%s(\"position\")",
+						 column->role == CQRS_VIEW_FIRST ? "min" : "max");
+		if (column->filter != NULL)
+			appendStringInfo(text, " FILTER (WHERE %s)", column->filter);
+	}
+	appendStringInfo(text, " FROM %s", from);
+	if (view->where != NULL)
+		appendStringInfo(text, " WHERE %s", view->where);
+	if (!view->grouped)
+		return;
+	appendStringInfoString(text, " GROUP BY ");
+	for (int i = 0; i < view->ncolumns; i++)
+		if (view->columns[i].role == CQRS_VIEW_KEY)
+		{
+			appendStringInfo(text, "%s%d", first ? "" : ", ", i + 1);
+			first = false;
+		}
+	if (first)
+		appendStringInfoString(text, "()");
+}
+
+/* delta (v1, …, p1, …): a row for each group of the batch, its positions last */
+static void
+sql_delta(ViewSql *sql, const char *from)
+{
+	appendStringInfoString(&sql->text, "delta (");
+	sql_values(sql, "v");
+	for (int i = 0; i < sql->view->nkept; i++)
+		appendStringInfo(&sql->text, ", p%d", i + 1);
+	appendStringInfoString(&sql->text, ") AS MATERIALIZED (");
+	sql_select(sql, from, true);
+	appendStringInfoChar(&sql->text, ')');
+}
+
+/* Is the group special? See the head. */
+static void
+sql_special(ViewSql *sql, const char *prefix)
+{
+	const CqrsView *view = sql->view;
+	StringInfo	text = &sql->text;
+	bool		first = true;
+
+	appendStringInfoChar(text, '(');
+	for (int i = 0; i < view->ncolumns; i++)
+	{
+		const CqrsViewColumn *column = &view->columns[i];
+
+		if (column->kept_position < 0)
+			continue;
+		appendStringInfo(text, "%s%sp%d IS NOT NULL AND (%sp%d %s $1", first ? "" : " OR ",
+						 prefix, column->kept_position + 1,
+						 prefix, column->kept_position + 1, LESS);
+		if (column->role == CQRS_VIEW_LAST || may_be_unset(view, column))
+			appendStringInfo(text, " OR %sv%d IS NULL", prefix, i + 1);
+		appendStringInfoChar(text, ')');
+		first = false;
+	}
+	appendStringInfoChar(text, ')');
+}
+
+/* ---------------------------------------------------------------- writes */
+
+static void
+sql_simple(ViewSql *sql)
+{
+	appendStringInfo(&sql->text, "INSERT INTO %s AS t (", relation_name(sql->tables->read_table));
+	sql_names(sql, "");
+	appendStringInfoString(&sql->text, ") ");
+	sql_select(sql, "events", false);
+	sql_conflict(sql);
+}
+
+/* Groups that are not special: insert or merge. */
+static void
+sql_plain(ViewSql *sql)
+{
+	appendStringInfo(&sql->text, "INSERT INTO %s AS t (", relation_name(sql->tables->read_table));
+	sql_names(sql, "");
+	appendStringInfoString(&sql->text, ") SELECT ");
+	sql_values(sql, "d.v");
+	appendStringInfoString(&sql->text, " FROM delta AS d WHERE NOT ");
+	sql_special(sql, "d.");
+	sql_conflict(sql);
+}
+
+/* Special groups that the table has: merge, with the positions at hand. */
+static void
+sql_known(ViewSql *sql)
+{
+	appendStringInfo(&sql->text, "UPDATE %s AS t SET ", relation_name(sql->tables->read_table));
+	sql_merges(sql, true);
+	appendStringInfo(&sql->text, " FROM delta AS d LEFT JOIN %s AS s ON ",
+					 relation_name(sql->tables->state_table));
+	sql_match(sql, "s", false, "d.v");
+	appendStringInfoString(&sql->text, " WHERE ");
+	sql_special(sql, "d.");
+	appendStringInfoString(&sql->text, " AND ");
+	sql_match(sql, "t", true, "d.v");
+}
+
+/* Special groups that the table does not have. */
+static void
+sql_fresh(ViewSql *sql)
+{
+	appendStringInfo(&sql->text, "INSERT INTO %s (", relation_name(sql->tables->read_table));
+	sql_names(sql, "");
+	appendStringInfoString(&sql->text, ") SELECT ");
+	sql_values(sql, "d.v");
+	appendStringInfoString(&sql->text, " FROM delta AS d WHERE ");
+	sql_special(sql, "d.");
+	appendStringInfoString(&sql->text, " ON CONFLICT DO NOTHING");
+}
+
+/*
+ * The positions to keep: of special groups, and those that are not settled. In a
+ * fill, $1 is "settled", and constraints come later.
+ */
+static void
+sql_kept(ViewSql *sql, bool fill)
+{
+	const CqrsView *view = sql->view;
+	StringInfo	text = &sql->text;
+	Oid			state_table = sql->tables->state_table;
+	bool		needs_rows = false;
+
+	appendStringInfo(text, "INSERT INTO %s AS s SELECT ", relation_name(state_table));
+	for (int i = 0; i < view->ncolumns; i++)
+		if (view->columns[i].role == CQRS_VIEW_KEY)
+			appendStringInfo(text, "d.v%d, ", i + 1);
+	for (int i = 0; i < view->nkept; i++)
+	{
+		const CqrsViewColumn *column = kept_column(view, i);
+
+		needs_rows |= column->role == CQRS_VIEW_FIRST;
+		appendStringInfoString(text, i > 0 ? ", " : "");
+		sql_kept_position(sql, column, column - view->columns, fill);
+	}
+	appendStringInfoString(text, " FROM delta AS d");
+	if (needs_rows && !fill)
+	{
+		appendStringInfo(text, " LEFT JOIN %s AS t ON ", relation_name(sql->tables->read_table));
+		sql_match(sql, "t", true, "d.v");
+		appendStringInfo(text, " LEFT JOIN %s AS k ON ", relation_name(state_table));
+		sql_match(sql, "k", false, "d.v");
+	}
+	appendStringInfoString(text, " WHERE ");
+	if (!fill)
+		sql_special(sql, "d.");
+	for (int i = 0; i < view->nkept; i++)
+		appendStringInfo(text, "%sd.p%d %s %s", fill && i == 0 ? "" : " OR ", i + 1, MORE,
+						 fill ? "$1" : "$2");
+	for (int i = 0; i < view->ncolumns && fill; i++)
+		if (view->columns[i].role == CQRS_VIEW_FIRST && view->columns[i].kept_position >= 0)
+			appendStringInfo(text, " OR d.p%d IS NOT NULL AND d.v%d IS NULL",
+							 view->columns[i].kept_position + 1, i + 1);
+	if (fill)
+		return;
+
+	appendStringInfoString(text, " ON CONFLICT (");
+	if (view->nkeys == 0)
+		appendStringInfoString(text, "(true)");
+	for (int i = 0; i < view->nkeys; i++)
+		appendStringInfo(text, "%s%s", i > 0 ? ", " : "",
+						 quote_identifier(column_name(state_table, i + 1)));
+	appendStringInfoString(text, ") DO UPDATE SET ");
+	for (int i = 0; i < view->nkept; i++)
+	{
+		const char *name = quote_identifier(column_name(state_table, view->nkeys + i + 1));
+
+		appendStringInfo(text, "%s%s = %s(s.%s, excluded.%s)", i > 0 ? ", " : "", name,
+						 kept_column(view, i)->role == CQRS_VIEW_FIRST ? "LEAST" : "GREATEST",
+						 name, name);
+	}
+}
+
+/*
+ * The position that a group's state gets. A last value's is the batch's, or what
+ * is there already. A first value's must be that of the value that the table
+ * will have: the batch's only if that becomes the first.
+ */
+static void
+sql_kept_position(ViewSql *sql, const CqrsViewColumn *column, int number, bool fill)
+{
+	int			kept = column->kept_position + 1;
+	char	   *state;
+
+	if (fill || column->role == CQRS_VIEW_LAST)
+	{
+		appendStringInfo(&sql->text, "d.p%d", kept);
+		return;
+	}
+	state = psprintf("k.%s", quote_identifier(column_name(sql->tables->state_table,
+														  sql->view->nkeys + kept)));
+	appendStringInfo(&sql->text, "CASE WHEN d.p%d %s %s OR (%s IS NULL AND (t.ctid IS NULL",
+					 kept, LESS, state, state);
+	if (may_be_unset(sql->view, column))
+		appendStringInfo(&sql->text, " OR t.%s IS NULL",
+						 quote_identifier(column_name(sql->tables->read_table, number + 1)));
+	appendStringInfo(&sql->text, ")) THEN d.p%d END", kept);
+}
+
+/* ON CONFLICT …, for rows of the table "t"; nothing for appended rows. */
+static void
+sql_conflict(ViewSql *sql)
+{
+	const CqrsView *view = sql->view;
+	StringInfo	text = &sql->text;
+	bool		first = true;
+	bool		merges = false;
+
+	if (!view->grouped)
+		return;
+	appendStringInfoString(text, " ON CONFLICT (");
+	for (int i = 0; i < view->ncolumns; i++)
+	{
+		if (view->columns[i].role == CQRS_VIEW_KEY)
+		{
+			appendStringInfo(text, "%s%s", first ? "" : ", ",
+							 quote_identifier(column_name(sql->tables->read_table, i + 1)));
+			first = false;
+		}
+		merges |= view->columns[i].role >= CQRS_VIEW_COUNT;
+	}
+	appendStringInfo(text, "%s) DO %s", first ? "(true)" : "",
+					 merges ? "UPDATE SET " : "NOTHING");
+	if (merges)
+		sql_merges(sql, false);
+}
+
+/* column = merged value, …; what merges nothing is left as it is */
+static void
+sql_merges(ViewSql *sql, bool special)
+{
+	bool		first = true;
+
+	for (int i = 0; i < sql->view->ncolumns; i++)
+	{
+		if (sql->view->columns[i].role < CQRS_VIEW_COUNT)
+			continue;
+		appendStringInfo(&sql->text, "%s%s = ", first ? "" : ", ",
+						 quote_identifier(column_name(sql->tables->read_table, i + 1)));
+		sql_merge(sql, i, special);
+		first = false;
+	}
+}
+
+/*
+ * The merged value of one column: the table's is that of "t", the batch's that
+ * of "excluded", or of "d" for special groups. view.c says why each is right.
+ */
+static void
+sql_merge(ViewSql *sql, int number, bool special)
+{
+	const CqrsViewColumn *column = &sql->view->columns[number];
+	const char *name = quote_identifier(column_name(sql->tables->read_table, number + 1));
+	const char *old = psprintf("t.%s", name);
+	const char *new = special ? psprintf("d.v%d", number + 1) : psprintf("excluded.%s", name);
+	const char *operator = NULL;
+
+	switch (column->role)
+	{
+		case CQRS_VIEW_COUNT:
+			appendStringInfo(&sql->text, "%s " PLUS " %s", old, new);
+			return;
+		case CQRS_VIEW_MIN:
+			appendStringInfo(&sql->text, "LEAST(%s, %s)", new, old);
+			return;
+		case CQRS_VIEW_MAX:
+			appendStringInfo(&sql->text, "GREATEST(%s, %s)", new, old);
+			return;
+		case CQRS_VIEW_FIRST:
+		case CQRS_VIEW_LAST:
+			if (column->shown_position >= 0)
+				sql_merge_position(sql, number, old, new, special);
+			else if (special)
+			{
+				const char *kept = quote_identifier(column_name(sql->tables->state_table,
+																sql->view->nkeys + column->kept_position + 1));
+				int			batch = column->kept_position + 1;
+
+				if (column->role == CQRS_VIEW_LAST)
+					appendStringInfo(&sql->text, "CASE WHEN d.p%d IS NOT NULL AND (s.%s IS NULL OR d.p%d " MORE " s.%s)",
+									 batch, kept, batch, kept);
+				else if (!may_be_unset(sql->view, column))
+					appendStringInfo(&sql->text, "CASE WHEN d.p%d " LESS " s.%s", batch, kept);
+				else
+					appendStringInfo(&sql->text, "CASE WHEN d.p%d " LESS " s.%s OR (d.p%d IS NOT NULL AND s.%s IS NULL AND %s IS NULL)",
+									 batch, kept, batch, kept, old);
+				appendStringInfo(&sql->text, " THEN %s ELSE %s END", new, old);
+			}
+			else if (column->role == CQRS_VIEW_LAST)
+				appendStringInfo(&sql->text, "COALESCE(%s, %s)", new, old);
+			else if (!may_be_unset(sql->view, column))
+				appendStringInfoString(&sql->text, old);
+			else
+			{
+				appendStringInfo(&sql->text, "CASE WHEN %s IS NULL AND %s IS NOT NULL AND NOT EXISTS (SELECT FROM %s AS s WHERE s.%s IS NOT NULL AND ",
+								 old, new, relation_name(sql->tables->state_table),
+								 quote_identifier(column_name(sql->tables->state_table,
+															  sql->view->nkeys + column->kept_position + 1)));
+				sql_match(sql, "s", false, "t");
+				appendStringInfo(&sql->text, ") THEN %s ELSE %s END", new, old);
+			}
+			return;
+		case CQRS_VIEW_SUM:
+			operator = PLUS;
+			break;
+		case CQRS_VIEW_ALL_TRUE:
+			operator = "AND";
+			break;
+		case CQRS_VIEW_ANY_TRUE:
+			operator = "OR";
+			break;
+		case CQRS_VIEW_BIT_AND:
+			operator = "OPERATOR(pg_catalog.&)";
+			break;
+		case CQRS_VIEW_BIT_OR:
+			operator = "OPERATOR(pg_catalog.|)";
+			break;
+		default:
+			elog(ERROR, "column %d of a view is not merged", number + 1);
+	}
+	appendStringInfo(&sql->text, "COALESCE(%s %s %s, %s, %s)", old, operator, new, old, new);
+}
+
+/* A first or last value whose position is a column of the read table. */
+static void
+sql_merge_position(ViewSql *sql, int number, const char *old, const char *new,
+				   bool special)
+{
+	const CqrsViewColumn *column = &sql->view->columns[number];
+	char	   *position = column_name(sql->tables->read_table, column->shown_position + 1);
+	const char *table = psprintf("t.%s", quote_identifier(position));
+	const char *batch = special ? psprintf("d.v%d", column->shown_position + 1) :
+		psprintf("excluded.%s", quote_identifier(position));
+
+	appendStringInfo(&sql->text, "CASE WHEN %s %s %s OR %s IS NULL THEN %s ELSE %s END", batch,
+					 column->role == CQRS_VIEW_FIRST ? LESS : MORE, table, table, new, old);
+}
+
+/* --------------------------------------------------------------- helpers */
+
+/*
+ * Is a row of a table that of a group? left is an alias, of the read table or of
+ * the state table; right is "t", the read table, or "d.v", the batch.
+ */
+static void
+sql_match(ViewSql *sql, const char *left, bool left_is_read, const char *right)
+{
+	const CqrsView *view = sql->view;
+	StringInfo	text = &sql->text;
+	int			key = 0;
+
+	for (int i = 0; i < view->ncolumns; i++)
+	{
+		const CqrsViewColumn *column = &view->columns[i];
+		char	   *mine;
+		char	   *other;
+
+		if (column->role != CQRS_VIEW_KEY)
+			continue;
+		key++;
+		mine = psprintf("%s.%s", left, quote_identifier(left_is_read ?
+														column_name(sql->tables->read_table, i + 1) :
+														column_name(sql->tables->state_table, key)));
+		other = strcmp(right, "t") == 0 ?
+			psprintf("t.%s", quote_identifier(column_name(sql->tables->read_table, i + 1))) :
+			psprintf("%s%d", right, i + 1);
+		appendStringInfo(text, "%s(%s %s %s", key > 1 ? " AND " : "", mine,
+						 equality(column->type), other);
+
+		/* not IS NOT DISTINCT FROM, which no index serves */
+		if (column->nullable)
+			appendStringInfo(text, " OR (%s IS NULL AND %s IS NULL)", mine, other);
+		appendStringInfoChar(text, ')');
+	}
+	if (key == 0)
+		appendStringInfoString(text, "true");
+}
+
+/* The projection's key of a row, as text. */
+static void
+sql_key(ViewSql *sql, const char *prefix, bool is_delta)
+{
+	const CqrsView *view = sql->view;
+	StringInfo	text = &sql->text;
+	bool		first = true;
+
+	if (view->grouped && view->nkeys == 0)
+	{
+		appendStringInfoString(text, "'*'::pg_catalog.text");
+		return;
+	}
+	appendStringInfoString(text, view->nkeys > 1 ? "pg_catalog.jsonb_build_array(" : "(");
+	for (int i = 0; i < view->ncolumns; i++)
+	{
+		if (view->grouped ? view->columns[i].role != CQRS_VIEW_KEY :
+			strcmp(view->columns[i].sql, "\"position\"") != 0)
+			continue;
+		appendStringInfo(text, "%s%s", first ? "" : ", ", prefix);
+		if (is_delta)
+			appendStringInfo(text, "%d", i + 1);
+		else
+			appendStringInfoString(text, quote_identifier(column_name(sql->tables->read_table,
+																	  i + 1)));
+		first = false;
+		if (!view->grouped)
+			break;
+	}
+	appendStringInfo(text, "%s)::pg_catalog.text", first ? "NULL" : "");
+}
+
+/*
+ * Can there be a row of which no event has given the first value? One that a
+ * filter has kept off, or the row that is there before any event.
+ */
+static bool
+may_be_unset(const CqrsView *view, const CqrsViewColumn *column)
+{
+	return column->filter != NULL || view->nkeys == 0;
+}
+
+/* A column whose position is kept in column "kept" of the state table. */
+static const CqrsViewColumn *
+kept_column(const CqrsView *view, int kept)
+{
+	for (int i = 0; i < view->ncolumns; i++)
+		if (view->columns[i].kept_position == kept)
+			return &view->columns[i];
+	elog(ERROR, "position %d of a view is nobody's", kept + 1);
+}
+
+/* Throws where the column was dropped. */
+static char *
+column_name(Oid relid, AttrNumber number)
+{
+	char	   *name = get_attname(relid, number, true);
+
+	if (name == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_COLUMN),
+				 errmsg("column %d of read table \"%s\" was dropped", number,
+						get_rel_name(relid)),
+				 errdetail("A view's query can't be maintained without all of its columns."),
+				 errhint("Drop the view with its read table, and create it again without the column.")));
+	return name;
+}
+
+static char *
+relation_name(Oid relid)
+{
+	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
+									  get_rel_name(relid));
+}
+
+/* The type's own "=", whatever the search_path. */
+static char *
+equality(Oid type)
+{
+	Oid			operator = lookup_type_cache(type, TYPECACHE_EQ_OPR)->eq_opr;
+	HeapTuple	tuple = SearchSysCache1(OPEROID, ObjectIdGetDatum(operator));
+	Form_pg_operator form;
+	char	   *result;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "type %s has no equality operator", format_type_be(type));
+	form = (Form_pg_operator) GETSTRUCT(tuple);
+	result = psprintf("OPERATOR(%s.%s)", quote_identifier(get_namespace_name(form->oprnamespace)),
+					  NameStr(form->oprname));
+	ReleaseSysCache(tuple);
+	return result;
+}

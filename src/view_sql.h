@@ -1,0 +1,25 @@
+/*
+ * view_sql.h
+ *		The statements that make, fill and maintain a view's read table.
+ */
+#ifndef CQRS_VIEW_SQL_H
+#define CQRS_VIEW_SQL_H
+
+#include "view.h"
+
+/* where the statements go; InvalidOid = there is none (yet) */
+typedef struct CqrsViewTables
+{
+	Oid			read_table;
+	Oid			state_table;
+} CqrsViewTables;
+
+extern char *cqrs_view_sql_create(const CqrsView *view, Oid schema, const char *name);
+extern char *cqrs_view_sql_create_state(const CqrsView *view, Oid schema, const char *name);
+extern List *cqrs_view_sql_constraints(const CqrsView *view, Oid relid, bool is_state);
+extern char *cqrs_view_sql_fill(const CqrsView *view, const CqrsViewTables *tables,
+								const char *outbox);
+extern char *cqrs_view_sql_apply(const CqrsView *view, const CqrsViewTables *tables,
+								 bool return_keys);
+
+#endif							/* CQRS_VIEW_SQL_H */
