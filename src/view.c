@@ -369,6 +369,14 @@ view_add_columns(ViewParse *parse)
 
 		if (target->resjunk)
 			continue;
+		for (int i = 0; i < view->ncolumns; i++)
+			if (strcmp(view->columns[i].name, target->resname) == 0)
+				ereport(ERROR,
+						(errcode(ERRCODE_DUPLICATE_COLUMN),
+						 errmsg("column \"%s\" appears more than once in a view's query",
+								target->resname),
+						 errhint("Give it another name with AS."),
+						 parser_errposition(parse->pstate, exprLocation((Node *) target->expr))));
 		view_add_column(parse, target, &view->columns[view->ncolumns]);
 		view->ncolumns++;
 	}
@@ -446,7 +454,7 @@ view_add_aggregate(ViewParse *parse, Aggref *aggref, CqrsViewColumn *column)
 			parse->view->functions = list_append_unique_oid(parse->view->functions,
 															aggref->aggfnoid);
 	}
-	else
+	else if (list_length(aggref->args) == 1)
 	{
 		Aggref	   *at = copyObject(aggref);
 		Oid			argtypes[2] = {ANYELEMENTOID, INT8OID};
@@ -491,11 +499,14 @@ view_aggregate_role(Aggref *aggref, CqrsViewRole *role)
 				*role = roles[i].role;
 				return true;
 			}
-	if (schema == get_rel_namespace(cqrs_query_relation("events", false)) &&
-		list_length(aggref->aggargtypes) == 1)
+	if (schema == get_rel_namespace(cqrs_query_relation("events", false)))
 	{
+		Var		   *at = list_length(aggref->args) < 2 ? NULL :
+			(Var *) lsecond_node(TargetEntry, aggref->args)->expr;
+
 		*role = strcmp(name, "first") == 0 ? CQRS_VIEW_FIRST : CQRS_VIEW_LAST;
-		return strcmp(name, "first") == 0 || strcmp(name, "last") == 0;
+		return (strcmp(name, "first") == 0 || strcmp(name, "last") == 0) &&
+			(at == NULL || (IsA(at, Var) && at->varattno == CQRS_EVENT_POSITION));
 	}
 
 	/* one with a sort operator is by definition the first value in that order */

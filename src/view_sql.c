@@ -734,16 +734,14 @@ kept_column(const CqrsView *view, int kept)
 static char *
 column_name(Oid relid, AttrNumber number)
 {
-	char	   *name = get_attname(relid, number, true);
-
-	if (name == NULL)
+	if (!OidIsValid(get_atttype(relid, number)))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_COLUMN),
 				 errmsg("column %d of read table \"%s\" was dropped", number,
 						get_rel_name(relid)),
 				 errdetail("A view's query can't be maintained without all of its columns."),
 				 errhint("Drop the view with its read table, and create it again without the column.")));
-	return name;
+	return get_attname(relid, number, false);
 }
 
 static char *
