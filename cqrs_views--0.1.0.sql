@@ -266,13 +266,24 @@ AS 'MODULE_PATHNAME', 'cqrs_sql_guard_read_table';
 COMMENT ON FUNCTION cqrs.guard_read_table() IS
 	'refuses writes to a read table by anybody but its projection';
 
+CREATE FUNCTION cqrs.guard_drop() RETURNS event_trigger
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cqrs_sql_guard_drop';
+COMMENT ON FUNCTION cqrs.guard_drop() IS 'refuses to drop a table that a projection maintains';
+
+/* ALWAYS, like the write guard: session_replication_role is no way round */
+CREATE EVENT TRIGGER cqrs_drop_guard ON sql_drop EXECUTE FUNCTION cqrs.guard_drop();
+ALTER EVENT TRIGGER cqrs_drop_guard ENABLE ALWAYS;
+COMMENT ON EVENT TRIGGER cqrs_drop_guard IS
+	'a read table goes with its projection: cqrs.drop_projection';
+
 CREATE FUNCTION cqrs.apply_inline() RETURNS trigger
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'cqrs_inline_trigger_apply';
 COMMENT ON FUNCTION cqrs.apply_inline() IS
 	'applies the events of one statement to the inline projections';
-REVOKE ALL ON FUNCTION cqrs.guard_outbox(), cqrs.guard_read_table(), cqrs.apply_inline(),
-	cqrs.registry_changed() FROM PUBLIC;
+REVOKE ALL ON FUNCTION cqrs.guard_outbox(), cqrs.guard_read_table(), cqrs.guard_drop(),
+	cqrs.apply_inline(), cqrs.registry_changed() FROM PUBLIC;
 
 /* ----------------------------------------------------------- projections */
 

@@ -104,5 +104,6 @@ SELECT cqrs.create_projection('r', 'h(cqrs.event)', '{u}', sources => ARRAY[NULL
 SELECT name FROM cqrs.projection;
 
 \set VERBOSITY terse
+SELECT count(cqrs.drop_projection(name)) FROM cqrs.projection;
 DROP SCHEMA misuse CASCADE;
 DROP EXTENSION cqrs_views;

@@ -79,6 +79,7 @@ SELECT source, event_type FROM cqrs.outbox WHERE aggregate_type = 'Made';
 
 RESET search_path;
 \set VERBOSITY terse
+SELECT count(cqrs.drop_projection(name)) FROM cqrs.projection;
 DROP SCHEMA "app, one" CASCADE;
 DROP SCHEMA trap CASCADE;
 DROP EXTENSION cqrs_views;

@@ -94,7 +94,9 @@ DROP VIEW on_b;
 SELECT cqrs.drop_projection('b', drop_read_tables => true);
 SELECT cqrs.publish('Order', 'o9', 'Placed') > 0 AS published;
 -- drop what has lost its table, or its handler
+SET cqrs_views.allow_writes = on;
 DROP TABLE a;
+RESET cqrs_views.allow_writes;
 SELECT cqrs.drop_projection('a', true);
 CREATE TABLE a (id text);
 SELECT cqrs.create_projection('a', 'to_a(cqrs.event)', '{a}', mode => 'inline', start_at => 'now');

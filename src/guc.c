@@ -31,7 +31,7 @@ cqrs_guc_define(void)
 	 * events. Meant for repairs and for restoring data.
 	 */
 	DefineCustomBoolVariable("cqrs_views.allow_writes",
-							 "Sets whether read tables can be written to by hand.",
+							 "Sets whether read tables can be written to, and dropped, by hand.",
 							 NULL,
 							 &cqrs_guc_allow_writes,
 							 false, PGC_SUSET, 0, NULL, NULL, NULL);

@@ -46,8 +46,7 @@
 #include "query.h"
 #include "read_table.h"
 
-#define STATEMENT_GUARD "cqrs_write_guard"
-#define ROW_GUARD "cqrs_write_guard_replica"
+#define ROW_GUARD CQRS_READ_TABLE_GUARD "_replica"
 
 static CqrsWriters writers = {NULL, 0};
 
@@ -134,7 +133,7 @@ void
 cqrs_read_table_guard(Oid relid)
 {
 	cqrs_read_table_unguard(relid);
-	read_table_add_trigger(relid, STATEMENT_GUARD, false,
+	read_table_add_trigger(relid, CQRS_READ_TABLE_GUARD, false,
 						   TRIGGER_TYPE_INSERT | TRIGGER_TYPE_UPDATE |
 						   TRIGGER_TYPE_DELETE | TRIGGER_TYPE_TRUNCATE,
 						   TRIGGER_FIRES_ALWAYS);
@@ -149,7 +148,7 @@ cqrs_read_table_guard(Oid relid)
 void
 cqrs_read_table_unguard(Oid relid)
 {
-	const char *const names[] = {STATEMENT_GUARD, ROW_GUARD};
+	const char *const names[] = {CQRS_READ_TABLE_GUARD, ROW_GUARD};
 
 	for (int i = 0; i < lengthof(names); i++)
 	{

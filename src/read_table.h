@@ -7,6 +7,9 @@
 
 #include "nodes/pg_list.h"
 
+/* the trigger that every read table has */
+#define CQRS_READ_TABLE_GUARD "cqrs_write_guard"
+
 extern void cqrs_read_table_init(void);
 extern void cqrs_read_table_check(Oid relid, Oid owner);
 extern void cqrs_read_table_verify(Oid relid, Oid owner);

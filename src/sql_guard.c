@@ -1,12 +1,16 @@
 /*
  * sql_guard.c
- *		Trigger functions: events are immutable, read tables are read-only, and
- *		changes of the registry are heard of.
+ *		Trigger functions: events are immutable, read tables are read-only and are
+ *		not dropped, and changes of the registry are heard of.
  */
 #include "postgres.h"
 
+#include "catalog/pg_type.h"
+#include "commands/event_trigger.h"
 #include "commands/trigger.h"
+#include "miscadmin.h"
 #include "replication/logicalworker.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
@@ -15,13 +19,24 @@
 #include "guc.h"
 #include "outbox.h"
 #include "projection.h"
+#include "query.h"
 #include "read_table.h"
 #include "sql_guard.h"
 
+/* a read table that a command dropped */
+typedef struct DroppedTable
+{
+	Oid			relid;			/* InvalidOid where there is none */
+	NameData	name;
+} DroppedTable;
+
 PG_FUNCTION_INFO_V1(cqrs_sql_guard_outbox);
 PG_FUNCTION_INFO_V1(cqrs_sql_guard_read_table);
+PG_FUNCTION_INFO_V1(cqrs_sql_guard_drop);
 PG_FUNCTION_INFO_V1(cqrs_sql_registry_changed);
 
+static ArrayType *missing_read_tables(void);
+static bool dropped_table(TupleTableSlot *slot, void *arg);
 static TriggerData *trigger_data(FunctionCallInfo fcinfo);
 static Datum trigger_row(TriggerData *trigdata);
 
@@ -86,6 +101,63 @@ cqrs_sql_guard_read_table(PG_FUNCTION_ARGS)
 }
 
 /*
+ * cqrs.guard_drop() RETURNS event_trigger
+ *
+ * After each command that dropped anything: refuses that it dropped a read table,
+ * by CASCADE and DROP OWNED too, unless the setting cqrs_views.allow_writes is
+ * on. A table without its write guard goes: its owner has taken that off by
+ * hand, as pg_restore --clean does before it drops tables. drop_projection has
+ * removed the projection before its tables.
+ */
+Datum
+cqrs_sql_guard_drop(PG_FUNCTION_ARGS)
+{
+	static CqrsQuery query = {
+		.sql = "SELECT t.objid, t.object_name"
+		" FROM pg_event_trigger_dropped_objects() t"
+		" WHERE t.classid = 'pg_class'::regclass AND t.objid = ANY ($1) AND t.objsubid = 0"
+		" AND EXISTS (SELECT FROM pg_event_trigger_dropped_objects() g"
+		"  WHERE g.classid = 'pg_trigger'::regclass"
+		"  AND g.address_names = t.address_names || '" CQRS_READ_TABLE_GUARD "'::text)"
+		" ORDER BY t.object_identity LIMIT 1",
+		.flags = CQRS_QUERY_LATEST,
+		.nargs = 1,
+		.argtypes = {OIDARRAYOID}
+	};
+	DroppedTable dropped = {InvalidOid};
+	CqrsProjection *projection;
+	ArrayType  *missing;
+	Datum		arg;
+
+	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_EVENT_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function can only be called as an event trigger")));
+	if (cqrs_guc_allow_writes || IsBinaryUpgrade ||
+		!OidIsValid(cqrs_query_relation("registry", true)))
+		PG_RETURN_NULL();
+
+	/* caches tell, as a rule, that none of ours is among what was dropped */
+	missing = missing_read_tables();
+	if (missing == NULL)
+		PG_RETURN_NULL();
+	arg = PointerGetDatum(missing);
+	cqrs_query_run(&query, &arg, NULL, dropped_table, &dropped);
+	projection = OidIsValid(dropped.relid) ? cqrs_projection_of_table(dropped.relid) : NULL;
+	if (projection == NULL)
+		PG_RETURN_NULL();
+	ereport(ERROR,
+			(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+			 errmsg("cannot drop read table \"%s\" because projection \"%s\" maintains it",
+					NameStr(dropped.name), NameStr(projection->name)),
+			 projection->nread_tables == 1 ? 0 :
+			 errdetail("The projection maintains %d read tables, which go with it.",
+					   projection->nread_tables),
+			 errhint("SELECT cqrs.drop_projection(%s, drop_read_tables => true);",
+					 quote_literal_cstr(NameStr(projection->name)))));
+}
+
+/*
  * cqrs.registry_changed() RETURNS trigger
  *
  * After each statement on cqrs.registry: has all processes read it again, and
@@ -98,6 +170,39 @@ cqrs_sql_registry_changed(PG_FUNCTION_ARGS)
 	cqrs_projection_changed();
 	cqrs_outbox_wake_at_commit();
 	PG_RETURN_POINTER(NULL);
+}
+
+/* The OIDs of read tables that don't exist, some perhaps for long; NULL for none. */
+static ArrayType *
+missing_read_tables(void)
+{
+	ArrayBuildState *state = NULL;
+	ListCell   *lc;
+
+	foreach(lc, cqrs_projection_list())
+	{
+		CqrsProjection *projection = lfirst(lc);
+
+		for (int i = 0; i < projection->ntables; i++)
+			if (get_rel_relkind(projection->tables[i]) == '\0')
+				state = accumArrayResult(state, ObjectIdGetDatum(projection->tables[i]),
+										 false, OIDOID, CurrentMemoryContext);
+	}
+	if (state == NULL)
+		return NULL;
+	return DatumGetArrayTypeP(makeArrayResult(state, CurrentMemoryContext));
+}
+
+/* A CqrsRowFn. */
+static bool
+dropped_table(TupleTableSlot *slot, void *arg)
+{
+	DroppedTable *dropped = (DroppedTable *) arg;
+	bool		isnull;
+
+	dropped->relid = DatumGetObjectId(slot_getattr(slot, 1, &isnull));
+	namestrcpy(&dropped->name, TextDatumGetCString(slot_getattr(slot, 2, &isnull)));
+	return true;
 }
 
 static TriggerData *

@@ -9,6 +9,7 @@
 
 extern PGDLLEXPORT Datum cqrs_sql_guard_outbox(PG_FUNCTION_ARGS);
 extern PGDLLEXPORT Datum cqrs_sql_guard_read_table(PG_FUNCTION_ARGS);
+extern PGDLLEXPORT Datum cqrs_sql_guard_drop(PG_FUNCTION_ARGS);
 extern PGDLLEXPORT Datum cqrs_sql_registry_changed(PG_FUNCTION_ARGS);
 
 #endif							/* CQRS_SQL_GUARD_H */

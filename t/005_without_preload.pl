@@ -51,6 +51,8 @@ is($node->safe_psql('postgres', unhandled('p')), '0', 'catch_up works');
 publish($node, 'postgres', 3);
 $node->safe_psql('postgres', "CALL cqrs.catch_up('p')");
 handled_once($node, 'postgres', 'p', 'catch_up twice');
+($status, $output, $errors) = $node->psql('postgres', 'DROP TABLE p_log');
+like($errors, qr/cannot drop read table "p_log"/, 'the drop guard works in a session that did not load the library');
 
 create_log_projection($node, 'postgres', 'i', arguments => "mode => 'inline', start_at => 'now'");
 my $listener = $node->background_psql('postgres');

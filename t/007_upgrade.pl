@@ -67,6 +67,8 @@ poll_ok($new, 'postgres', "SELECT count(DISTINCT datname) = 2 FROM pg_stat_activ
 		WHERE backend_type = 'cqrs_views worker'", 'both databases have workers');
 my ($status, $output, $errors) = $new->psql('shop', "INSERT INTO p_log (position, key) VALUES (0, 'a')");
 like($errors, qr/cannot write to read table "p_log"/, 'the write guard is there');
+($status, $output, $errors) = $new->psql('shop', 'SET session_replication_role = replica; DROP TABLE p_log');
+like($errors, qr/cannot drop read table "p_log"/, 'and so is the drop guard');
 
 $new->stop;
 done_testing();

@@ -1,0 +1,46 @@
+# pg_restore --clean drops every table before it drops the extension: the drop guard must let it, and be back
+# afterwards. It must not be in the dump itself, where it would be made twice.
+
+use strict;
+use warnings FATAL => 'all';
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+
+use CqrsTest;
+use PostgreSQL::Test::Cluster;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = new_server('clean');
+create_database($node, 'shop');
+create_log_projection($node, 'shop', 'p');
+create_log_projection($node, 'shop', 'at_once', arguments => "mode => 'inline'");
+$node->safe_psql('shop',
+	"SELECT cqrs.create_view('ends', 'SELECT aggregate_id, cqrs.last(event_type) FROM events GROUP BY 1')");
+publish($node, 'shop', 20);
+handled_once($node, 'shop', $_, "before, $_") foreach qw(p at_once);
+
+my $dump = "$PostgreSQL::Test::Utils::tmp_check/shop.dump";
+$node->command_ok([ 'pg_dump', '-Fc', '-f', $dump, 'shop' ], 'pg_dump');
+my $rows = 'SELECT array_agg(position ORDER BY seq) FROM p_log';
+my $before = $node->safe_psql('shop', $rows);
+
+# one table alone is what the guard is for
+$node->command_fails_like(
+	[ 'pg_restore', '--clean', '-t', 'p_log', '-d', 'shop', $dump ],
+	qr/cannot drop read table "p_log" because projection "p" maintains it/,
+	'a read table alone can not be replaced');
+is($node->safe_psql('shop', $rows), $before, 'and is as it was');
+
+$node->command_ok([ 'pg_restore', '--clean', '--exit-on-error', '-d', 'shop', $dump ], 'pg_restore --clean');
+is($node->safe_psql('shop', $rows), $before, 'the read table is there again');
+is($node->safe_psql('shop', 'SELECT evtname, evtenabled FROM pg_event_trigger'), 'cqrs_drop_guard|A', 'and so is its guard');
+foreach my $table (qw(p_log at_once_log ends ends_state))
+{
+	my ($status, $output, $errors) = $node->psql('shop', "DROP TABLE $table");
+	like($errors, qr/cannot drop read table "$table"/, "which works for $table");
+}
+
+$node->stop;
+done_testing();
