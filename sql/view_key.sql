@@ -43,7 +43,7 @@ TABLE b4 ORDER BY k;
 -- inline, too, where NULL is a key and events that WHERE leaves out have none
 SELECT cqrs.alter_projection('a5', mode => 'inline'), cqrs.alter_projection('b1', mode => 'inline');
 LISTEN a5; LISTEN b1;
-\o | eval "$HEAR"
+\o | eval "$HEAR" | sort
 INSERT INTO cqrs.outbox (aggregate_type, aggregate_id, event_type, payload) VALUES ('A', 'a', 'E', '{}'), ('A', 'a', 'E', '{"k": 5}');
 CALL cqrs.catch_up('a5');
 CALL cqrs.catch_up('b1');

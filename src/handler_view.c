@@ -62,7 +62,7 @@ static Maintained *view_get(const CqrsProjection *projection);
 static void view_forget(Maintained *maintained);
 static void view_make(Maintained *maintained, const CqrsProjection *projection);
 static void view_check_types(const CqrsView *view, Oid read_table);
-static void view_make_query(CqrsQuery *query, char *sql, bool has_state);
+static void view_make_queries(Maintained *maintained, CqrsQuery *queries, bool tell);
 static bool view_collect_key(TupleTableSlot *slot, void *arg);
 static void view_relcache_callback(Datum arg, Oid relid);
 
@@ -127,7 +127,8 @@ handler_view_begin(CqrsProjection *projection)
 	};
 	Datum		args[2] = {Int64GetDatum(0), Int64GetDatum(PG_INT64_MAX)};
 
-	cqrs_query_run_on(&maintained->apply[0], &rows, args, NULL, NULL, NULL);
+	/* the one for a single event would give no row for none */
+	cqrs_query_run_on(&maintained->apply[1], &rows, args, NULL, NULL, NULL);
 	tuplestore_end(rows.store);
 }
 
@@ -211,8 +212,6 @@ view_make(Maintained *maintained, const CqrsProjection *projection)
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "cqrs_views view",
 												  ALLOCSET_SMALL_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
-	char	   *silent;
-	char	   *telling;
 
 	/* what changes while we look makes the result invalid again */
 	maintained->valid = true;
@@ -221,13 +220,8 @@ view_make(Maintained *maintained, const CqrsProjection *projection)
 	maintained->tables.state_table = projection->state_table;
 	maintained->view = cqrs_view_parse(projection->query);
 	view_check_types(maintained->view, maintained->tables.read_table);
-	silent = cqrs_view_sql_apply(maintained->view, &maintained->tables, false);
-	telling = cqrs_view_sql_apply(maintained->view, &maintained->tables, true);
-	for (int i = 0; i < CQRS_QUERY_SIZE_CLASSES; i++)
-	{
-		view_make_query(&maintained->apply[i], silent, maintained->view->nkept > 0);
-		view_make_query(&maintained->apply_telling[i], telling, maintained->view->nkept > 0);
-	}
+	view_make_queries(maintained, maintained->apply, false);
+	view_make_queries(maintained, maintained->apply_telling, true);
 	MemoryContextSwitchTo(old);
 	MemoryContextSetParent(context, CacheMemoryContext);
 	maintained->context = context;
@@ -252,14 +246,21 @@ view_check_types(const CqrsView *view, Oid read_table)
 	}
 }
 
+/* A statement for each size of batches; the smallest has one event. */
 static void
-view_make_query(CqrsQuery *query, char *sql, bool has_state)
+view_make_queries(Maintained *maintained, CqrsQuery *queries, bool tell)
 {
-	query->sql = sql;
-	query->flags = CQRS_QUERY_IN_PLACE | CQRS_QUERY_BY_KEY;
-	query->nargs = has_state ? 2 : 0;
-	query->argtypes[0] = INT8OID;
-	query->argtypes[1] = INT8OID;
+	char	   *one = cqrs_view_sql_apply(maintained->view, &maintained->tables, true, tell);
+	char	   *many = cqrs_view_sql_apply(maintained->view, &maintained->tables, false, tell);
+
+	for (int i = 0; i < CQRS_QUERY_SIZE_CLASSES; i++)
+		queries[i] = (CqrsQuery)
+	{
+		.sql = i == 0 ? one : many,
+		.flags = CQRS_QUERY_IN_PLACE | CQRS_QUERY_BY_KEY,
+		.nargs = maintained->view->nkept > 0 ? 2 : 0,
+		.argtypes = {INT8OID, INT8OID}
+	};
 }
 
 /* Remember a key, until there are more than can be told. */

@@ -24,6 +24,7 @@
 #include "storage/lock.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/plancache.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
@@ -42,6 +43,8 @@ typedef struct RowReceiver
 } RowReceiver;
 
 static void query_prepare(CqrsQuery *query);
+static bool query_must_shape(const CqrsQuery *query);
+static void query_note_plan(CqrsQuery *query, bool shaped);
 static void query_register(const CqrsRows *rows);
 static void query_set_off(const char *const *names);
 static void query_set(const char *name, const char *value);
@@ -94,6 +97,7 @@ cqrs_query_run_on(CqrsQuery *query, const CqrsRows *rows, Datum *args,
 	ParamListInfo params = NULL;
 	Oid			userid;
 	int			sec_context;
+	bool		shape = query_must_shape(query);
 	int			nest_level = 0;
 	uint64		processed;
 	int			rc;
@@ -102,17 +106,16 @@ cqrs_query_run_on(CqrsQuery *query, const CqrsRows *rows, Datum *args,
 	if (!(query->flags & (CQRS_QUERY_AS_CALLER | CQRS_QUERY_IN_PLACE)))
 		SetUserIdAndSecContext(query_owner(),
 							   sec_context | SECURITY_LOCAL_USERID_CHANGE);
-	if ((query->flags & (CQRS_QUERY_INDEXED | CQRS_QUERY_BY_KEY)) ||
+	if (shape ||
 		(!(query->flags & CQRS_QUERY_IN_PLACE) &&
 		 strcmp(namespace_search_path, OUR_SEARCH_PATH) != 0))
 		nest_level = NewGUCNestLevel();
 	if (!(query->flags & CQRS_QUERY_IN_PLACE))
 		query_set("search_path", OUR_SEARCH_PATH);
 
-	/* at each run, because plancache may plan anew at each run */
-	if (query->flags & CQRS_QUERY_INDEXED)
+	if (shape && (query->flags & CQRS_QUERY_INDEXED))
 		query_set_off(indexed);
-	if (query->flags & CQRS_QUERY_BY_KEY)
+	if (shape && (query->flags & CQRS_QUERY_BY_KEY))
 		query_set_off(by_key);
 
 	if (SPI_connect() != SPI_OK_CONNECT)
@@ -150,6 +153,7 @@ cqrs_query_run_on(CqrsQuery *query, const CqrsRows *rows, Datum *args,
 	if (nest_level > 0)
 		AtEOXact_GUC(true, nest_level);
 	SetUserIdAndSecContext(userid, sec_context);
+	query_note_plan(query, shape);
 	return processed;
 }
 
@@ -267,6 +271,8 @@ query_prepare(CqrsQuery *query)
 
 	if (query->flags & CQRS_QUERY_INDEXED)
 		options = CURSOR_OPT_GENERIC_PLAN | CURSOR_OPT_FAST_PLAN;
+	else if (query->flags & CQRS_QUERY_BY_KEY)
+		options = CURSOR_OPT_GENERIC_PLAN;
 	else if (query->flags & CQRS_QUERY_CUSTOM)
 		options = CURSOR_OPT_CUSTOM_PLAN;
 	plan = SPI_prepare_cursor(query->sql, query->nargs, query->argtypes, options);
@@ -275,6 +281,42 @@ query_prepare(CqrsQuery *query)
 	if (SPI_keepplan(plan) != 0)
 		elog(ERROR, "SPI_keepplan failed");
 	query->plan = plan;
+}
+
+/*
+ * Is the statement one whose flags shape its plan, and may it be planned now?
+ * To ask is much cheaper than to change settings at each run.
+ */
+static bool
+query_must_shape(const CqrsQuery *query)
+{
+	CachedPlanSource *source;
+
+	if (!(query->flags & (CQRS_QUERY_INDEXED | CQRS_QUERY_BY_KEY)))
+		return false;
+	if (query->plan == NULL)
+		return true;
+	source = linitial(SPI_plan_get_plan_sources(query->plan));
+	return !source->is_valid || source->gplan == NULL || !source->gplan->is_valid ||
+		source->generation != query->planned;
+}
+
+/*
+ * Remember the plan that was made under our settings. One that plancache has made
+ * without them, because something changed just as the statement began, goes.
+ */
+static void
+query_note_plan(CqrsQuery *query, bool shaped)
+{
+	CachedPlanSource *source;
+
+	if (!(query->flags & (CQRS_QUERY_INDEXED | CQRS_QUERY_BY_KEY)))
+		return;
+	source = linitial(SPI_plan_get_plan_sources(query->plan));
+	if (shaped)
+		query->planned = source->generation;
+	else if (source->generation != query->planned)
+		cqrs_query_forget(query);
 }
 
 /* Give the statement that runs next its rows. SPI forgets them when it finishes. */

@@ -36,6 +36,7 @@ typedef struct CqrsQuery
 	int			nargs;
 	Oid			argtypes[CQRS_QUERY_MAX_ARGS];
 	SPIPlanPtr	plan;
+	int			planned;		/* the plan's generation that flags have shaped */
 } CqrsQuery;
 
 /*

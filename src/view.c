@@ -443,6 +443,8 @@ view_add_aggregate(ViewParse *parse, Aggref *aggref, CqrsViewColumn *column)
 					"Leave it out; cqrs.first and cqrs.last go by position.");
 	view_check_expression(parse, (Node *) aggref->args);
 	view_check_expression(parse, (Node *) aggref->aggfilter);
+	if (aggref->args != NIL)
+		column->argument = view_deparse(parse, (Node *) linitial_node(TargetEntry, aggref->args)->expr);
 	if (aggref->aggfilter != NULL)
 		column->filter = view_deparse(parse, (Node *) aggref->aggfilter);
 	parse->filters = lappend(parse->filters, aggref->aggfilter);

@@ -36,8 +36,11 @@ typedef struct CqrsViewColumn
 	bool		nullable;		/* of a key: may a group be NULL? */
 	char	   *sql;			/* the expression, over "events" */
 
+	/* of an aggregate */
+	char	   *argument;		/* NULL for count(*) */
+	char	   *filter;			/* NULL = none */
+
 	/* for first and last */
-	char	   *filter;			/* of the aggregate; NULL = none */
 	int			shown_position; /* the column that has the value's position; -1 = none, */
 	int			kept_position;	/* then the column of the state table; else -1 */
 } CqrsViewColumn;

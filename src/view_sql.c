@@ -54,6 +54,7 @@ typedef struct ViewSql
 {
 	const CqrsView *view;
 	const CqrsViewTables *tables;
+	bool		one_event;		/* at the most: no need to aggregate */
 	StringInfoData text;
 } ViewSql;
 
@@ -61,6 +62,8 @@ static void sql_columns(StringInfo sql, const CqrsView *view, bool keys_only);
 static void sql_names(ViewSql *sql, const char *prefix);
 static void sql_values(ViewSql *sql, const char *prefix);
 static void sql_select(ViewSql *sql, const char *from, bool with_positions);
+static void sql_one_value(StringInfo text, const CqrsViewColumn *column);
+static void sql_position(ViewSql *sql, const CqrsViewColumn *column);
 static void sql_simple(ViewSql *sql);
 static void sql_delta(ViewSql *sql, const char *from);
 static void sql_plain(ViewSql *sql);
@@ -225,13 +228,15 @@ cqrs_view_sql_fill(const CqrsView *view, const CqrsViewTables *tables, const cha
 }
 
 /*
- * Apply the rows "events". With a state table, $1 is "peak" and $2 is "settled".
- * With return_keys, returns the keys of the groups as text.
+ * Apply the rows "events", or exactly one of them. With a state table, $1 is
+ * "peak" and $2 is "settled". With return_keys, returns the keys of the groups as
+ * text.
  */
 char *
-cqrs_view_sql_apply(const CqrsView *view, const CqrsViewTables *tables, bool return_keys)
+cqrs_view_sql_apply(const CqrsView *view, const CqrsViewTables *tables, bool one_event,
+					bool return_keys)
 {
-	ViewSql		sql = {.view = view,.tables = tables};
+	ViewSql		sql = {.view = view,.tables = tables,.one_event = one_event};
 	StringInfo	text = &sql.text;
 
 	initStringInfo(text);
@@ -293,20 +298,19 @@ sql_select(ViewSql *sql, const char *from, bool with_positions)
 
 	appendStringInfoString(text, "SELECT ");
 	for (int i = 0; i < view->ncolumns; i++)
-		appendStringInfo(text, "%s%s", i > 0 ? ", " : "", view->columns[i].sql);
-	for (int i = 0; i < view->nkept && with_positions; i++)
 	{
-		const CqrsViewColumn *column = kept_column(view, i);
-
-		appendStringInfo(text, ", pg_catalog.%s(\"position\")",
-						 column->role == CQRS_VIEW_FIRST ? "min" : "max");
-		if (column->filter != NULL)
-			appendStringInfo(text, " FILTER (WHERE %s)", column->filter);
+		appendStringInfoString(text, i > 0 ? ", " : "");
+		if (sql->one_event && view->columns[i].role >= CQRS_VIEW_COUNT)
+			sql_one_value(text, &view->columns[i]);
+		else
+			appendStringInfoString(text, view->columns[i].sql);
 	}
+	for (int i = 0; i < view->nkept && with_positions; i++)
+		sql_position(sql, kept_column(view, i));
 	appendStringInfo(text, " FROM %s", from);
 	if (view->where != NULL)
 		appendStringInfo(text, " WHERE %s", view->where);
-	if (!view->grouped)
+	if (!view->grouped || sql->one_event)
 		return;
 	appendStringInfoString(text, " GROUP BY ");
 	for (int i = 0; i < view->ncolumns; i++)
@@ -317,6 +321,43 @@ sql_select(ViewSql *sql, const char *from, bool with_positions)
 		}
 	if (first)
 		appendStringInfoString(text, "()");
+}
+
+/* An aggregate over one event. */
+static void
+sql_one_value(StringInfo text, const CqrsViewColumn *column)
+{
+	if (column->filter != NULL)
+		appendStringInfo(text, "CASE WHEN %s THEN ", column->filter);
+	if (column->role != CQRS_VIEW_COUNT)
+		appendStringInfo(text, "(%s)::%s", column->argument,
+						 format_type_extended(column->type, -1, FORMAT_TYPE_TYPEMOD_GIVEN |
+											  FORMAT_TYPE_FORCE_QUALIFY));
+	else if (column->argument == NULL)
+		appendStringInfoString(text, "1");
+	else
+		appendStringInfo(text, "pg_catalog.num_nonnulls(%s)", column->argument);
+	if (column->filter != NULL)
+		appendStringInfo(text, " ELSE %s END", column->role == CQRS_VIEW_COUNT ? "0" : "NULL");
+}
+
+/* The position behind a first or last value, as a further column. */
+static void
+sql_position(ViewSql *sql, const CqrsViewColumn *column)
+{
+	StringInfo	text = &sql->text;
+
+	if (sql->one_event && column->filter != NULL)
+		appendStringInfo(text, ", CASE WHEN %s THEN \"position\" END", column->filter);
+	else if (sql->one_event)
+		appendStringInfoString(text, ", \"position\"");
+	else
+	{
+		appendStringInfo(text, ", pg_catalog.%s(\"position\")",
+						 column->role == CQRS_VIEW_FIRST ? "min" : "max");
+		if (column->filter != NULL)
+			appendStringInfo(text, " FILTER (WHERE %s)", column->filter);
+	}
 }
 
 /* delta (v1, …, p1, …): a row for each group of the batch, its positions last */

@@ -20,6 +20,6 @@ extern List *cqrs_view_sql_constraints(const CqrsView *view, Oid relid, bool is_
 extern char *cqrs_view_sql_fill(const CqrsView *view, const CqrsViewTables *tables,
 								const char *outbox);
 extern char *cqrs_view_sql_apply(const CqrsView *view, const CqrsViewTables *tables,
-								 bool return_keys);
+								 bool one_event, bool return_keys);
 
 #endif							/* CQRS_VIEW_SQL_H */
