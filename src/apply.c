@@ -41,6 +41,7 @@ cqrs_apply_select(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *app
 	applied->nevents = 0;
 	applied->keys = NULL;
 	applied->nkeys = 0;
+	applied->hashes = NULL;
 	for (int i = 0; i < batch->nevents; i++)
 		if (cqrs_projection_wants(projection, &batch->events[i], batch->desc))
 			applied->events[applied->nevents++] = &batch->events[i];
@@ -55,8 +56,7 @@ void
 cqrs_apply_compute_keys(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applied)
 {
 	MemoryContext old = MemoryContextSwitchTo(batch->context);
-	int			(*narrow) (CqrsProjection *projection, CqrsEvent **events, int nevents,
-						   TupleDesc desc) = cqrs_handler_kind(projection)->narrow;
+	const CqrsHandlerKind *kind = cqrs_handler_kind(projection);
 	CqrsEvent **events = applied->events;
 	CqrsUserContext user;
 	ErrorContextCallback callback = {
@@ -69,14 +69,16 @@ cqrs_apply_compute_keys(CqrsProjection *projection, CqrsBatch *batch, CqrsApplie
 	apply_check_owner(projection);
 	cqrs_query_enter_user(&user, projection->owner, &projection->settings);
 	applied->nkeys = applied->nevents;
-	if (narrow != NULL)
+	if (kind->narrow != NULL)
 	{
 		events = palloc(applied->nevents * sizeof(CqrsEvent *));
 		memcpy(events, applied->events, applied->nevents * sizeof(CqrsEvent *));
-		applied->nkeys = narrow(projection, events, applied->nevents, batch->desc);
+		applied->nkeys = kind->narrow(projection, events, applied->nevents, batch->desc);
 	}
 	applied->keys = cqrs_event_keys(cqrs_projection_key(projection), events,
 									applied->nkeys, batch->desc);
+	if (kind->hash_keys != NULL)
+		applied->hashes = kind->hash_keys(projection, events, applied->nkeys, batch->desc);
 	cqrs_query_leave_user(&user);
 	error_context_stack = callback.previous;
 	MemoryContextSwitchTo(old);

@@ -16,6 +16,7 @@ typedef struct CqrsApplied
 	int			nevents;
 	text	  **keys;			/* what changed; NULL where not computed */
 	int			nkeys;
+	uint64	   *hashes;			/* of the keys, where their texts don't tell; or NULL */
 } CqrsApplied;
 
 extern void cqrs_apply_select(CqrsProjection *projection, CqrsBatch *batch,

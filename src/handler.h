@@ -46,6 +46,13 @@ typedef struct CqrsHandlerKind
 	void		(*begin) (CqrsProjection *projection);
 
 	/*
+	 * Hash the keys of events, as the owner, so that equal keys have equal hashes
+	 * even if their texts differ. NULL = the texts tell.
+	 */
+	uint64	   *(*hash_keys) (CqrsProjection *projection, CqrsEvent **events, int nevents,
+							  TupleDesc desc);
+
+	/*
 	 * Drop the events that can't change anything, beyond what filters say, as the
 	 * owner; returns how many are left. NULL = keep all.
 	 */

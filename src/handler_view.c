@@ -13,12 +13,14 @@
 
 #include "access/htup_details.h"
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "executor/executor.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/typcache.h"
 
 #include "handler_view.h"
 #include "query.h"
@@ -46,6 +48,7 @@ typedef struct Maintained
 typedef struct Keys
 {
 	MemoryContext context;
+	bool		kept;			/* does the statement say whether it kept all? */
 	int			nkeys;
 	int			capacity;
 	Size		bytes;
@@ -58,6 +61,8 @@ static void handler_view_apply(CqrsHandlerCall *call);
 static void handler_view_begin(CqrsProjection *projection);
 static int	handler_view_narrow(CqrsProjection *projection, CqrsEvent **events, int nevents,
 								TupleDesc desc);
+static uint64 *handler_view_hash_keys(CqrsProjection *projection, CqrsEvent **events,
+									  int nevents, TupleDesc desc);
 static Maintained *view_get(const CqrsProjection *projection);
 static void view_forget(Maintained *maintained);
 static void view_make(Maintained *maintained, const CqrsProjection *projection);
@@ -72,6 +77,7 @@ const CqrsHandlerKind cqrs_handler_view_kind = {
 	.handles_large_batches = true,
 	.apply = handler_view_apply,
 	.begin = handler_view_begin,
+	.hash_keys = handler_view_hash_keys,
 	.narrow = handler_view_narrow
 };
 
@@ -105,8 +111,9 @@ handler_view_apply(CqrsHandlerCall *call)
 
 	keys.keys = palloc(keys.capacity * sizeof(text *));
 	MemoryContextSwitchTo(old);
+	keys.kept = maintained->view->nkept > 0;
 	cqrs_query_run_on(tell ? &maintained->apply_telling[size] : &maintained->apply[size],
-					  &rows, args, NULL, tell ? view_collect_key : NULL, &keys);
+					  &rows, args, NULL, tell || keys.kept ? view_collect_key : NULL, &keys);
 	tuplestore_end(rows.store);
 	if (tell && keys.bytes <= MAX_KEY_BYTES)
 	{
@@ -164,6 +171,58 @@ handler_view_narrow(CqrsProjection *projection, CqrsEvent **events, int nevents,
 	ExecDropSingleTupleTableSlot(slot);
 	FreeExecutorState(estate);
 	return kept;
+}
+
+/*
+ * Hash the groups of events by the values, since values that are equal to the
+ * read table's index may differ as text. A type that can't be hashed is left out
+ * of it: then more groups than need be have the same hash.
+ */
+static uint64 *
+handler_view_hash_keys(CqrsProjection *projection, CqrsEvent **events, int nevents,
+					   TupleDesc desc)
+{
+	const CqrsView *view = view_get(projection)->view;
+	uint64	   *hashes = palloc0(Max(nevents, 1) * sizeof(uint64));
+	EState	   *estate = CreateExecutorState();
+	ExprContext *econtext = GetPerTupleExprContext(estate);
+	TupleTableSlot *slot = MakeSingleTupleTableSlot(desc, &TTSOpsHeapTuple);
+
+	econtext->ecxt_scantuple = slot;
+	for (int k = 0; k < view->ncolumns; k++)
+	{
+		const CqrsViewColumn *column = &view->columns[k];
+		TypeCacheEntry *type;
+		ExprState  *expr;
+
+		if (column->role != CQRS_VIEW_KEY)
+			continue;
+		type = lookup_type_cache(column->type, TYPECACHE_HASH_EXTENDED_PROC_FINFO);
+		if (!OidIsValid(type->hash_extended_proc))
+			continue;
+		expr = ExecPrepareExpr(copyObject(column->expr), estate);
+		for (int i = 0; i < nevents; i++)
+		{
+			bool		isnull;
+			Datum		value;
+			MemoryContext old;
+			uint64		hash = 0;
+
+			ResetExprContext(econtext);
+			ExecStoreHeapTuple(events[i]->tuple, slot, false);
+			value = ExecEvalExprSwitchContext(expr, econtext, &isnull);
+			old = MemoryContextSwitchTo(econtext->ecxt_per_tuple_memory);
+			if (!isnull)
+				hash = DatumGetUInt64(FunctionCall2Coll(&type->hash_extended_proc_finfo,
+														column->collation, value,
+														Int64GetDatum(0)));
+			MemoryContextSwitchTo(old);
+			hashes[i] = hash_combine64(hashes[i], hash);
+		}
+	}
+	ExecDropSingleTupleTableSlot(slot);
+	FreeExecutorState(estate);
+	return hashes;
 }
 
 /* The projection's view, parsed and checked as its owner, who is the current user. */
@@ -263,7 +322,10 @@ view_make_queries(Maintained *maintained, CqrsQuery *queries, bool tell)
 	};
 }
 
-/* Remember a key, until there are more than can be told. */
+/*
+ * Remember a key, until there are more than can be told. Throws where somebody has
+ * written to a group at the same time, which locks should have kept him from.
+ */
 static bool
 view_collect_key(TupleTableSlot *slot, void *arg)
 {
@@ -272,6 +334,11 @@ view_collect_key(TupleTableSlot *slot, void *arg)
 	bool		isnull;
 	Datum		value;
 
+	if (keys->kept && keys->nkeys == 0 && !DatumGetBool(slot_getattr(slot, 2, &isnull)))
+		ereport(ERROR,
+				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
+				 errmsg("could not serialize access due to concurrent events"),
+				 errhint("The transaction might succeed if retried.")));
 	if (keys->bytes > MAX_KEY_BYTES)
 		return true;
 	old = MemoryContextSwitchTo(keys->context);

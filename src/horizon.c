@@ -16,12 +16,14 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "miscadmin.h"
 #include "storage/lock.h"
 #include "utils/memutils.h"
 
 #include "compat.h"
 #include "horizon.h"
+#include "outbox.h"
 #include "outbox_read.h"
 #include "query.h"
 
@@ -39,7 +41,8 @@ static bool horizon_epoch_is_over(const VirtualTransactionId *current, int ncurr
 
 /*
  * The position up to which, for snapshots that are taken later, no event is yet
- * to come; 0 where nothing is known. Take the snapshot after this.
+ * to come; 0 where nothing is known, where the transaction took its snapshot long
+ * ago, or has published itself. Take the snapshot after this.
  */
 int64
 cqrs_horizon_settled(void)
@@ -50,6 +53,8 @@ cqrs_horizon_settled(void)
 	int64		drawn_now;
 	LOCKTAG		tag;
 
+	if (IsolationUsesXactSnapshot() || cqrs_outbox_published_here())
+		return 0;
 	if (relid != outbox)
 	{
 		settled = 0;

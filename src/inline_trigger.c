@@ -85,9 +85,9 @@ static int	inline_read_from_start(TriggerData *trigdata);
 static void inline_apply_statement(TriggerData *trigdata, List *projections);
 static void inline_apply_nested(List *projections, int64 last);
 static void inline_apply_chunk(CqrsProjection *projection, CqrsBatch *batch, bool only_chunk);
-static void inline_lock(CqrsProjection *projection, text **keys, int nkeys, bool many);
-static void inline_check_snapshot(CqrsProjection *projection, text **keys, int nkeys);
-static int	hash_keys(CqrsProjection *projection, text **keys, int nkeys, uint32 **hashes);
+static void inline_lock(CqrsProjection *projection, const CqrsApplied *applied, bool many);
+static void inline_check_snapshot(CqrsProjection *projection, const CqrsApplied *applied);
+static int	hash_keys(CqrsProjection *projection, const CqrsApplied *applied, uint32 **hashes);
 static int	hash_compare(const void *a, const void *b);
 
 /*
@@ -259,11 +259,11 @@ inline_apply_chunk(CqrsProjection *projection, CqrsBatch *batch, bool only_chunk
 	cqrs_apply_compute_keys(projection, batch, &applied);
 	if (applied.nkeys == 0)
 		return;
-	inline_lock(projection, applied.keys, applied.nkeys, !only_chunk);
+	inline_lock(projection, &applied, !only_chunk);
 
 	/* our reading would make serializable publishers conflict, whatever their keys */
 	if (IsolationUsesXactSnapshot() && !IsolationIsSerializable())
-		inline_check_snapshot(projection, applied.keys, applied.nkeys);
+		inline_check_snapshot(projection, &applied);
 	cqrs_apply_run(projection, batch, &applied, true);
 
 	/* where there are workers, one of them does that after commit */
@@ -279,7 +279,7 @@ inline_apply_chunk(CqrsProjection *projection, CqrsBatch *batch, bool only_chunk
  * the end of the transaction.
  */
 static void
-inline_lock(CqrsProjection *projection, text **keys, int nkeys, bool many)
+inline_lock(CqrsProjection *projection, const CqrsApplied *applied, bool many)
 {
 	static FullTransactionId counted_xid;
 	static int	counted = 0;
@@ -299,7 +299,7 @@ inline_lock(CqrsProjection *projection, text **keys, int nkeys, bool many)
 		counted = 0;
 	}
 
-	nhashes = hash_keys(projection, keys, nkeys, &hashes);
+	nhashes = hash_keys(projection, applied, &hashes);
 	many |= counted + nhashes > MAX_KEY_LOCKS;
 	(void) LockAcquire(&gate, many ? ExclusiveLock : RowExclusiveLock, false, false);
 	for (int i = 0; i < nhashes && !many; i++)
@@ -319,14 +319,14 @@ inline_lock(CqrsProjection *projection, text **keys, int nkeys, bool many)
  * none can be added.
  */
 static void
-inline_check_snapshot(CqrsProjection *projection, text **keys, int nkeys)
+inline_check_snapshot(CqrsProjection *projection, const CqrsApplied *applied)
 {
 	CqrsReadLimit limit = {.events = MAX_CHUNK_EVENTS,.bytes = MAX_CHUNK_BYTES};
 	CqrsBatch  *batch = cqrs_event_batch_create(false);
 	CqrsApplied concurrent = {0};
 	bool		conflict;
 	uint32	   *hashes;
-	int			nhashes = hash_keys(projection, keys, nkeys, &hashes);
+	int			nhashes = hash_keys(projection, applied, &hashes);
 	Datum		then;
 	Datum		now;
 
@@ -345,7 +345,7 @@ inline_check_snapshot(CqrsProjection *projection, text **keys, int nkeys)
 		int			nothers;
 
 		cqrs_apply_compute_keys(projection, batch, &concurrent);
-		nothers = hash_keys(projection, concurrent.keys, concurrent.nkeys, &others);
+		nothers = hash_keys(projection, &concurrent, &others);
 		for (int i = 0; i < nothers && !conflict; i++)
 			conflict = bsearch(&others[i], hashes, nhashes, sizeof(uint32),
 							   hash_compare) != NULL;
@@ -362,17 +362,25 @@ inline_check_snapshot(CqrsProjection *projection, text **keys, int nkeys)
 
 /* The distinct hashes of keys, sorted, in *hashes. Returns their number. */
 static int
-hash_keys(CqrsProjection *projection, text **keys, int nkeys, uint32 **hashes)
+hash_keys(CqrsProjection *projection, const CqrsApplied *applied, uint32 **hashes)
 {
-	uint32	   *result = palloc(nkeys * sizeof(uint32));
+	uint32	   *result = palloc(Max(applied->nkeys, 1) * sizeof(uint32));
 	int			n = 0;
 
-	for (int i = 0; i < nkeys; i++)
-		result[i] = keys[i] == NULL ? hash_bytes_uint32(projection->id) :
-			(uint32) hash_bytes_extended((unsigned char *) VARDATA_ANY(keys[i]),
-										 VARSIZE_ANY_EXHDR(keys[i]), projection->id);
-	qsort(result, nkeys, sizeof(uint32), hash_compare);
-	for (int i = 0; i < nkeys; i++)
+	for (int i = 0; i < applied->nkeys; i++)
+	{
+		text	   *key = applied->keys[i];
+
+		if (applied->hashes != NULL)
+			result[i] = (uint32) hash_combine64(applied->hashes[i], projection->id);
+		else if (key == NULL)
+			result[i] = hash_bytes_uint32(projection->id);
+		else
+			result[i] = (uint32) hash_bytes_extended((unsigned char *) VARDATA_ANY(key),
+													 VARSIZE_ANY_EXHDR(key), projection->id);
+	}
+	qsort(result, applied->nkeys, sizeof(uint32), hash_compare);
+	for (int i = 0; i < applied->nkeys; i++)
 		if (n == 0 || result[i] != result[n - 1])
 			result[n++] = result[i];
 	*hashes = result;

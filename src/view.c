@@ -418,7 +418,10 @@ view_add_column(ViewParse *parse, TargetEntry *target, CqrsViewColumn *column)
 		column->role = parse->view->grouped ? CQRS_VIEW_DERIVED : CQRS_VIEW_APPENDED;
 		foreach(lc, parse->query->groupClause)
 			if (lfirst_node(SortGroupClause, lc)->tleSortGroupRef == target->ressortgroupref)
+			{
 				column->role = CQRS_VIEW_KEY;
+				column->expr = target->expr;
+			}
 	}
 	column->sql = view_deparse(parse, expr);
 }

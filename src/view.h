@@ -33,6 +33,7 @@ typedef struct CqrsViewColumn
 	Oid			type;
 	int32		typmod;
 	Oid			collation;
+	Expr	   *expr;			/* of a key, over attributes of varno 1 */
 	bool		nullable;		/* of a key: may a group be NULL? */
 	char	   *sql;			/* the expression, over "events" */
 

@@ -228,9 +228,10 @@ cqrs_view_sql_fill(const CqrsView *view, const CqrsViewTables *tables, const cha
 }
 
 /*
- * Apply the rows "events", or exactly one of them. With a state table, $1 is
- * "peak" and $2 is "settled". With return_keys, returns the keys of the groups as
- * text.
+ * Apply the rows "events", or exactly one of them. With return_keys, returns the
+ * keys of the groups as text. With a state table, $1 is "peak" and $2 is
+ * "settled", and it returns at least one row, with a second column: were all
+ * special groups written?
  */
 char *
 cqrs_view_sql_apply(const CqrsView *view, const CqrsViewTables *tables, bool one_event,
@@ -264,8 +265,11 @@ cqrs_view_sql_apply(const CqrsView *view, const CqrsViewTables *tables, bool one
 	if (return_keys)
 		sql_key(&sql, "d.v", true);
 	else
-		appendStringInfoString(text, "1");
-	appendStringInfo(text, " FROM delta AS d%s", return_keys ? "" : " LIMIT 1");
+		appendStringInfoString(text, "NULL");
+	appendStringInfoString(text, ", (SELECT pg_catalog.count(*) FROM known) " PLUS " (SELECT pg_catalog.count(*) FROM fresh)"
+						   " OPERATOR(pg_catalog.=) (SELECT pg_catalog.count(*) FROM delta AS d WHERE ");
+	sql_special(&sql, "d.");
+	appendStringInfo(text, ") FROM delta AS d%s", return_keys ? "" : " LIMIT 1");
 	return text->data;
 }
 
@@ -437,6 +441,7 @@ sql_known(ViewSql *sql)
 	sql_special(sql, "d.");
 	appendStringInfoString(&sql->text, " AND ");
 	sql_match(sql, "t", true, "d.v");
+	appendStringInfoString(&sql->text, " RETURNING 1");
 }
 
 /* Special groups that the table does not have. */
@@ -449,7 +454,7 @@ sql_fresh(ViewSql *sql)
 	sql_values(sql, "d.v");
 	appendStringInfoString(&sql->text, " FROM delta AS d WHERE ");
 	sql_special(sql, "d.");
-	appendStringInfoString(&sql->text, " ON CONFLICT DO NOTHING");
+	appendStringInfoString(&sql->text, " ON CONFLICT DO NOTHING RETURNING 1");
 }
 
 /*
