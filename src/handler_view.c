@@ -24,6 +24,7 @@
 
 #include "handler_view.h"
 #include "query.h"
+#include "read_table.h"
 #include "view.h"
 #include "view_sql.h"
 
@@ -271,6 +272,10 @@ view_make(Maintained *maintained, const CqrsProjection *projection)
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "cqrs_views view",
 												  ALLOCSET_SMALL_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
+
+	/* keys may be computed before anybody else looks at the tables */
+	for (int i = 0; i < projection->ntables; i++)
+		cqrs_read_table_verify(projection->tables[i], projection->owner);
 
 	/* what changes while we look makes the result invalid again */
 	maintained->valid = true;

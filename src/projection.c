@@ -247,7 +247,7 @@ registry_current(void)
 	static CqrsQuery query = {
 		.sql = "SELECT id, name, owner, kind, handler, read_tables, mode, event_types,"
 		" aggregate_types, sources, key, query, on_error, notify, batch_size,"
-		" search_path, time_zone, date_style, interval_style, state, rebuild_started_at,"
+		" settings, state, rebuild_started_at,"
 		" retries, next_retry_at, last_error, last_error_at, state_table"
 		" FROM cqrs.registry ORDER BY id",
 		.flags = CQRS_QUERY_LATEST
@@ -337,17 +337,14 @@ registry_add_row(TupleTableSlot *slot, void *arg)
 	projection->notify = cqrs_projection_notify_parse(slot_text(slot, 14));
 	batch_size = DatumGetInt32(slot_getattr(slot, 15, &isnull));
 	projection->batch_size = isnull ? 0 : batch_size;
-	projection->settings.search_path = slot_text(slot, 16);
-	projection->settings.time_zone = slot_text(slot, 17);
-	projection->settings.date_style = slot_text(slot, 18);
-	projection->settings.interval_style = slot_text(slot, 19);
-	projection->state = name_lookup("state", slot_text(slot, 20), state_names,
+	cqrs_query_load_settings(&projection->settings, slot_getattr(slot, 16, &isnull));
+	projection->state = name_lookup("state", slot_text(slot, 17), state_names,
 									lengthof(state_names));
-	projection->rebuild_started_at = slot_timestamp(slot, 21);
-	projection->retries = DatumGetInt64(slot_getattr(slot, 22, &isnull));
-	projection->next_retry_at = slot_timestamp(slot, 23);
-	projection->last_error = slot_text(slot, 24);
-	projection->last_error_at = slot_timestamp(slot, 25);
+	projection->rebuild_started_at = slot_timestamp(slot, 18);
+	projection->retries = DatumGetInt64(slot_getattr(slot, 19, &isnull));
+	projection->next_retry_at = slot_timestamp(slot, 20);
+	projection->last_error = slot_text(slot, 21);
+	projection->last_error_at = slot_timestamp(slot, 22);
 
 	fresh->projections = lappend(fresh->projections, projection);
 	MemoryContextSwitchTo(old);
@@ -359,7 +356,7 @@ tables_load(CqrsProjection *projection, TupleTableSlot *slot)
 {
 	ArrayType  *array = DatumGetArrayTypeP(slot->tts_values[5]);
 	bool		isnull;
-	Datum		state_table = slot_getattr(slot, 26, &isnull);
+	Datum		state_table = slot_getattr(slot, 23, &isnull);
 
 	projection->nread_tables = ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array));
 	projection->tables = palloc((projection->nread_tables + 1) * sizeof(Oid));

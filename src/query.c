@@ -19,14 +19,22 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_namespace.h"
+#include "catalog/pg_type.h"
 #include "commands/extension.h"
 #include "miscadmin.h"
+#include "parser/parse_expr.h"
+#include "parser/parser.h"
 #include "storage/lock.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/bytea.h"
+#include "utils/float.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/plancache.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
+#include "utils/xml.h"
 
 #include "query.h"
 
@@ -47,6 +55,8 @@ static bool query_must_shape(const CqrsQuery *query);
 static void query_note_plan(CqrsQuery *query, bool shaped);
 static void query_register(const CqrsRows *rows);
 static void query_set_off(const char *const *names);
+static void query_become(CqrsUserContext *context, Oid userid);
+static void query_set_fixed(void);
 static void query_set(const char *name, const char *value);
 static Oid	query_owner(void);
 static Oid	query_schema(void);
@@ -178,27 +188,60 @@ cqrs_query_size_class(int64 nrows)
 }
 
 /*
+ * The current values of what a projection keeps from the session that creates
+ * it, as text[] of name=value. It is what the owner's code and data may rightly
+ * depend on; all else has fixed values: see query_set_fixed.
+ */
+Datum
+cqrs_query_save_settings(void)
+{
+	static const char *const names[] = {
+		"search_path", "TimeZone", "DateStyle", "IntervalStyle", "lc_monetary", "lc_numeric",
+		"lc_time"
+	};
+	Datum		elements[lengthof(names)];
+
+	for (int i = 0; i < lengthof(names); i++)
+		elements[i] = CStringGetTextDatum(psprintf("%s=%s", names[i],
+												   GetConfigOption(names[i], false, false)));
+	return PointerGetDatum(construct_array(elements, lengthof(names), TEXTOID, -1, false,
+										   TYPALIGN_INT));
+}
+
+/* Such an array as settings, in the current memory context. */
+void
+cqrs_query_load_settings(CqrsSettings *settings, Datum saved)
+{
+	Datum	   *elements;
+
+	deconstruct_array(DatumGetArrayTypeP(saved), TEXTOID, -1, false, TYPALIGN_INT,
+					  &elements, NULL, &settings->nsettings);
+	settings->names = palloc(settings->nsettings * sizeof(char *));
+	settings->values = palloc(settings->nsettings * sizeof(char *));
+	for (int i = 0; i < settings->nsettings; i++)
+	{
+		settings->names[i] = TextDatumGetCString(elements[i]);
+		settings->values[i] = strchr(settings->names[i], '=');
+		if (settings->values[i] == NULL)
+			elog(ERROR, "setting \"%s\" has no value", settings->names[i]);
+		*settings->values[i]++ = '\0';
+	}
+}
+
+/*
  * Become the owner of a projection, to run a handler or anything else that the
  * owner supplied: with the settings that the projection was created under, and
  * in a security-restricted operation. That forbids SET ROLE, temporary tables,
  * WITH HOLD cursors and deferred triggers, each of which would let the owner's
- * code run later, as somebody else. settings need no more than a search_path.
+ * code run later, as somebody else.
  */
 void
 cqrs_query_enter_user(CqrsUserContext *context, Oid userid, const CqrsSettings *settings)
 {
-	GetUserIdAndSecContext(&context->userid, &context->sec_context);
-	context->nest_level = NewGUCNestLevel();
-	SetUserIdAndSecContext(userid, context->sec_context |
-						   SECURITY_LOCAL_USERID_CHANGE |
-						   SECURITY_RESTRICTED_OPERATION);
-	query_set("search_path", settings->search_path);
-	if (settings->time_zone != NULL)
-	{
-		query_set("TimeZone", settings->time_zone);
-		query_set("DateStyle", settings->date_style);
-		query_set("IntervalStyle", settings->interval_style);
-	}
+	query_become(context, userid);
+	for (int i = 0; i < settings->nsettings; i++)
+		query_set(settings->names[i], settings->values[i]);
+	query_set_fixed();
 }
 
 /*
@@ -207,9 +250,8 @@ cqrs_query_enter_user(CqrsUserContext *context, Oid userid, const CqrsSettings *
 void
 cqrs_query_enter_owner(CqrsUserContext *context)
 {
-	CqrsSettings settings = {.search_path = OUR_SEARCH_PATH};
-
-	cqrs_query_enter_user(context, query_owner(), &settings);
+	query_become(context, query_owner());
+	query_set("search_path", OUR_SEARCH_PATH);
 }
 
 /*
@@ -342,6 +384,42 @@ query_set_off(const char *const *names)
 {
 	for (; *names != NULL; names++)
 		query_set(*names, "off");
+}
+
+static void
+query_become(CqrsUserContext *context, Oid userid)
+{
+	GetUserIdAndSecContext(&context->userid, &context->sec_context);
+	context->nest_level = NewGUCNestLevel();
+	SetUserIdAndSecContext(userid, context->sec_context |
+						   SECURITY_LOCAL_USERID_CHANGE |
+						   SECURITY_RESTRICTED_OPERATION);
+}
+
+/*
+ * Give settings that anybody may change, and that change what SQL text or a value
+ * means, their defaults: it must not depend on who publishes what his event does.
+ */
+static void
+query_set_fixed(void)
+{
+	if (!standard_conforming_strings)
+		query_set("standard_conforming_strings", "on");
+	if (Transform_null_equals)
+		query_set("transform_null_equals", "off");
+	if (quote_all_identifiers)
+		query_set("quote_all_identifiers", "off");
+	if (!Array_nulls)
+		query_set("array_nulls", "on");
+	if (extra_float_digits != 1)
+		query_set("extra_float_digits", "1");
+	if (bytea_output != BYTEA_OUTPUT_HEX)
+		query_set("bytea_output", "hex");
+	if (xmlbinary != XMLBINARY_BASE64)
+		query_set("xmlbinary", "base64");
+	if (xmloption != XMLOPTION_CONTENT)
+		query_set("xmloption", "content");
+	query_set("timezone_abbreviations", "Default");
 }
 
 /*

@@ -65,10 +65,9 @@ extern int	cqrs_query_size_class(int64 nrows);
 /* session settings that a projection was created under, and runs under */
 typedef struct CqrsSettings
 {
-	char	   *search_path;
-	char	   *time_zone;
-	char	   *date_style;
-	char	   *interval_style;
+	int			nsettings;
+	char	  **names;
+	char	  **values;
 } CqrsSettings;
 
 /* what cqrs_query_leave_user needs to put back */
@@ -79,6 +78,8 @@ typedef struct CqrsUserContext
 	int			nest_level;
 } CqrsUserContext;
 
+extern Datum cqrs_query_save_settings(void);
+extern void cqrs_query_load_settings(CqrsSettings *settings, Datum saved);
 extern void cqrs_query_enter_user(CqrsUserContext *context, Oid userid,
 								  const CqrsSettings *settings);
 extern void cqrs_query_enter_owner(CqrsUserContext *context);

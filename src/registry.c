@@ -10,7 +10,6 @@
 
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
-#include "utils/guc.h"
 #include "utils/timestamp.h"
 
 #include "registry.h"
@@ -35,17 +34,16 @@ cqrs_registry_insert(const CqrsProjectionColumns *columns)
 	static CqrsQuery query = {
 		.sql = "INSERT INTO cqrs.registry (name, kind, handler, mode, event_types,"
 		" aggregate_types, sources, key, on_error, notify, batch_size, state, owner, query,"
-		" read_tables, state_table, start_at, search_path, time_zone, date_style,"
-		" interval_style, segments)"
+		" read_tables, state_table, start_at, settings, segments)"
 		" VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17,"
-		" $18, $19, $20, $21, 1)"
+		" $18, 1)"
 		" ON CONFLICT (name) DO NOTHING RETURNING id",
-		.nargs = 21,
+		.nargs = 18,
 		.argtypes = {CHANGEABLE_TYPES, REGROLEOID, TEXTOID, REGCLASSARRAYOID, REGCLASSOID,
-		TEXTOID, TEXTOID, TEXTOID, TEXTOID, TEXTOID}
+		TEXTOID, TEXTARRAYOID}
 	};
-	Datum		args[21];
-	char		nulls[21];
+	Datum		args[18];
+	char		nulls[18];
 	int32		id = 0;
 
 	memset(nulls, ' ', sizeof(nulls));
@@ -57,10 +55,7 @@ cqrs_registry_insert(const CqrsProjectionColumns *columns)
 	if (!OidIsValid(columns->state_table))
 		nulls[15] = 'n';
 	fill_text(columns->start_at, 16, args, nulls);
-	fill_text(GetConfigOption("search_path", false, false), 17, args, nulls);
-	fill_text(GetConfigOption("TimeZone", false, false), 18, args, nulls);
-	fill_text(GetConfigOption("DateStyle", false, false), 19, args, nulls);
-	fill_text(GetConfigOption("IntervalStyle", false, false), 20, args, nulls);
+	args[17] = cqrs_query_save_settings();
 
 	if (cqrs_query_run(&query, args, nulls, change_read_id, &id) == 0)
 		ereport(ERROR,

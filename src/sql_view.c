@@ -49,7 +49,7 @@ PG_FUNCTION_INFO_V1(cqrs_sql_view_definition);
 static void view_arguments(FunctionCallInfo fcinfo, CqrsProjectionColumns *columns);
 static void view_create_tables(const CqrsView *view, const char *name, CqrsViewTables *tables);
 static Datum view_fill(const CqrsView *view, const CqrsViewTables *tables,
-					   const CqrsProjectionColumns *columns);
+					   const CqrsProjectionColumns *columns, const CqrsSettings *settings);
 static void view_finish_tables(const CqrsView *view, const CqrsViewTables *tables,
 							   const char *name);
 static void view_describe(const CqrsView *view, const CqrsViewTables *tables, const char *name);
@@ -75,6 +75,8 @@ cqrs_sql_create_view(PG_FUNCTION_ARGS)
 	CqrsViewTables tables = {0};
 	Oid			written[2];
 	Datum		read_table;
+	CqrsSettings settings;
+	CqrsUserContext user;
 	Datum		done = (Datum) 0;
 	int64		last = 0;
 
@@ -85,7 +87,10 @@ cqrs_sql_create_view(PG_FUNCTION_ARGS)
 	cqrs_outbox_check_rights(columns.owner, columns.mode == CQRS_MODE_INLINE);
 	cqrs_define_check_outbox(columns.mode);
 
+	cqrs_query_load_settings(&settings, cqrs_query_save_settings());
+	cqrs_query_enter_user(&user, columns.owner, &settings);
 	view = cqrs_view_parse(columns.query);
+	cqrs_query_leave_user(&user);
 	columns.key = view->key;
 	columns.event_types = cqrs_sql_arg_narrow_filter(columns.event_types, view->event_types);
 	columns.aggregate_types = cqrs_sql_arg_narrow_filter(columns.aggregate_types,
@@ -95,7 +100,7 @@ cqrs_sql_create_view(PG_FUNCTION_ARGS)
 	view_create_tables(view, name, &tables);
 	if (strcmp(columns.start_at, "now") != 0)
 	{
-		done = view_fill(view, &tables, &columns);
+		done = view_fill(view, &tables, &columns, &settings);
 		last = cqrs_outbox_read_last_position();
 	}
 	view_finish_tables(view, &tables, name);
@@ -166,9 +171,8 @@ view_create_tables(const CqrsView *view, const char *name, CqrsViewTables *table
 /* Fill the tables from all events that there are. Returns the snapshot of that. */
 static Datum
 view_fill(const CqrsView *view, const CqrsViewTables *tables,
-		  const CqrsProjectionColumns *columns)
+		  const CqrsProjectionColumns *columns, const CqrsSettings *settings)
 {
-	CqrsSettings settings = {.search_path = pstrdup(namespace_search_path)};
 	CqrsUserContext user;
 	CqrsQuery	query = {
 		.sql = cqrs_view_sql_fill(view, tables, cqrs_outbox_read_all()),
@@ -190,7 +194,7 @@ view_fill(const CqrsView *view, const CqrsViewTables *tables,
 		if (args[i] == (Datum) 0)
 			nulls[i] = 'n';
 
-	cqrs_query_enter_user(&user, columns->owner, &settings);
+	cqrs_query_enter_user(&user, columns->owner, settings);
 	cqrs_query_run(&query, args, nulls, read_snapshot, &snapshot);
 	cqrs_query_leave_user(&user);
 	cqrs_query_forget(&query);

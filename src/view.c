@@ -51,6 +51,7 @@
 #include "utils/acl.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/formatting.h"
 #include "utils/lsyscache.h"
 #include "utils/queryenvironment.h"
 #include "utils/regproc.h"
@@ -75,6 +76,7 @@ typedef struct ViewParse
 	CqrsView   *view;
 	int			location;		/* of the node being checked */
 	List	   *filters;		/* of each aggregate: its Expr or NULL */
+	List	   *moments;		/* locations of 'now', 'today', … */
 } ViewParse;
 
 /*
@@ -104,6 +106,9 @@ static void view_error_callback(void *arg);
 static SelectStmt *view_raw_parse(ViewParse *parse, RawStmt **statement);
 static void view_check_form(ViewParse *parse, SelectStmt *select);
 static void view_check_from(ViewParse *parse, SelectStmt *select);
+static bool view_find_moments(Node *node, void *context);
+static bool is_moment(Node *node);
+static bool is_of_time(Oid type);
 static void view_analyse(ViewParse *parse, RawStmt *statement);
 static void view_add_columns(ViewParse *parse);
 static void view_add_column(ViewParse *parse, TargetEntry *target, CqrsViewColumn *column);
@@ -112,6 +117,9 @@ static bool view_aggregate_role(Aggref *aggref, CqrsViewRole *role);
 static const char *view_aggregate_way_out(const char *name);
 static void view_check_keys(ViewParse *parse);
 static void view_find_positions(ViewParse *parse);
+static bool same_filter(const CqrsViewColumn *a, const CqrsViewColumn *b);
+static Expr *aggregate_argument(const CqrsViewColumn *column);
+static bool is_position(Node *node);
 static void view_make_key(ViewParse *parse);
 static void view_check_expression(ViewParse *parse, Node *node);
 static bool view_check_walker(Node *node, void *context);
@@ -151,6 +159,7 @@ cqrs_view_parse(const char *query)
 	select = view_raw_parse(&parse, &statement);
 	view_check_form(&parse, select);
 	view_check_from(&parse, select);
+	(void) view_find_moments((Node *) select, &parse);
 	view_analyse(&parse, statement);
 	view_add_columns(&parse);
 	view_check_keys(&parse);
@@ -316,6 +325,55 @@ view_check_from(ViewParse *parse, SelectStmt *select)
 		view_refuse(parse, from->location, "a table other than events", why, way_out);
 }
 
+/*
+ * Remember where literals are that mean the moment of parsing if they are taken
+ * for a date or time: a view's query is parsed again and again.
+ */
+static bool
+view_find_moments(Node *node, void *context)
+{
+	ViewParse  *parse = (ViewParse *) context;
+
+	if (node == NULL)
+		return false;
+	if (is_moment(node))
+		parse->moments = lappend_int(parse->moments, ((A_Const *) node)->location);
+	if (IsA(node, TypeCast) && is_moment(((TypeCast *) node)->arg))
+		parse->moments = lappend_int(parse->moments, exprLocation(node));
+	return raw_expression_tree_walker(node, view_find_moments, context);
+}
+
+static bool
+is_moment(Node *node)
+{
+	static const char *const words[] = {"now", "today", "tomorrow", "yesterday"};
+	char	   *text;
+
+	if (!IsA(node, A_Const) || ((A_Const *) node)->isnull ||
+		!IsA(&((A_Const *) node)->val, String))
+		return false;
+	text = asc_tolower(strVal(&((A_Const *) node)->val), strlen(strVal(&((A_Const *) node)->val)));
+	for (int i = 0; i < lengthof(words); i++)
+		if (strstr(text, words[i]) != NULL)
+			return true;
+	return false;
+}
+
+/* A type of dates or times, or of arrays or ranges of them? */
+static bool
+is_of_time(Oid type)
+{
+	Oid			element = get_element_type(type);
+	char		category;
+	bool		preferred;
+
+	if (!OidIsValid(element) && type_is_range(type))
+		element = get_range_subtype(type);
+	get_type_category_preferred(OidIsValid(element) ? element : getBaseType(type),
+								&category, &preferred);
+	return category == TYPCATEGORY_DATETIME;
+}
+
 /* ----------------------------------------------------------- the columns */
 
 static void
@@ -418,11 +476,10 @@ view_add_column(ViewParse *parse, TargetEntry *target, CqrsViewColumn *column)
 		column->role = parse->view->grouped ? CQRS_VIEW_DERIVED : CQRS_VIEW_APPENDED;
 		foreach(lc, parse->query->groupClause)
 			if (lfirst_node(SortGroupClause, lc)->tleSortGroupRef == target->ressortgroupref)
-			{
 				column->role = CQRS_VIEW_KEY;
-				column->expr = target->expr;
-			}
+		column->is_position = !parse->view->grouped && is_position(expr);
 	}
+	column->expr = target->expr;
 	column->sql = view_deparse(parse, expr);
 }
 
@@ -447,7 +504,8 @@ view_add_aggregate(ViewParse *parse, Aggref *aggref, CqrsViewColumn *column)
 	view_check_expression(parse, (Node *) aggref->args);
 	view_check_expression(parse, (Node *) aggref->aggfilter);
 	if (aggref->args != NIL)
-		column->argument = view_deparse(parse, (Node *) linitial_node(TargetEntry, aggref->args)->expr);
+		column->argument =
+			view_deparse(parse, (Node *) linitial_node(TargetEntry, aggref->args)->expr);
 	if (aggref->aggfilter != NULL)
 		column->filter = view_deparse(parse, (Node *) aggref->aggfilter);
 	parse->filters = lappend(parse->filters, aggref->aggfilter);
@@ -506,12 +564,12 @@ view_aggregate_role(Aggref *aggref, CqrsViewRole *role)
 			}
 	if (schema == get_rel_namespace(cqrs_query_relation("events", false)))
 	{
-		Var		   *at = list_length(aggref->args) < 2 ? NULL :
-			(Var *) lsecond_node(TargetEntry, aggref->args)->expr;
+		Node	   *at = list_length(aggref->args) < 2 ? NULL :
+			(Node *) lsecond_node(TargetEntry, aggref->args)->expr;
 
 		*role = strcmp(name, "first") == 0 ? CQRS_VIEW_FIRST : CQRS_VIEW_LAST;
 		return (strcmp(name, "first") == 0 || strcmp(name, "last") == 0) &&
-			(at == NULL || (IsA(at, Var) && at->varattno == CQRS_EVENT_POSITION));
+			(at == NULL || is_position(at));
 	}
 
 	/* one with a sort operator is by definition the first value in that order */
@@ -607,26 +665,39 @@ view_find_positions(ViewParse *parse)
 	for (int i = 0; i < view->ncolumns; i++)
 	{
 		CqrsViewColumn *column = &view->columns[i];
-		bool		first = column->role == CQRS_VIEW_FIRST;
-		char	   *position;
+		CqrsViewRole wanted = column->role == CQRS_VIEW_FIRST ? CQRS_VIEW_MIN : CQRS_VIEW_MAX;
 
-		if (!first && column->role != CQRS_VIEW_LAST)
+		if (column->role != CQRS_VIEW_FIRST && column->role != CQRS_VIEW_LAST)
 			continue;
-		position = psprintf("%s(\"position\")", first ? "min" : "max");
-		if (column->filter != NULL)
-			position = psprintf("%s FILTER (WHERE %s)", position, column->filter);
 		for (int j = 0; j < view->ncolumns && column->shown_position < 0; j++)
-			if ((view->columns[j].role == CQRS_VIEW_MIN || view->columns[j].role == CQRS_VIEW_MAX) &&
-				strcmp(view->columns[j].sql, position) == 0)
+			if (view->columns[j].role == wanted && same_filter(column, &view->columns[j]) &&
+				is_position((Node *) aggregate_argument(&view->columns[j])))
 				column->shown_position = j;
 		for (int j = 0; j < i && column->shown_position < 0; j++)
 			if (view->columns[j].role == column->role && view->columns[j].kept_position >= 0 &&
-				strcmp(view->columns[j].filter ? view->columns[j].filter : "",
-					   column->filter ? column->filter : "") == 0)
+				same_filter(column, &view->columns[j]))
 				column->kept_position = view->columns[j].kept_position;
 		if (column->shown_position < 0 && column->kept_position < 0)
 			column->kept_position = view->nkept++;
 	}
+}
+
+static bool
+same_filter(const CqrsViewColumn *a, const CqrsViewColumn *b)
+{
+	return equal(((Aggref *) a->expr)->aggfilter, ((Aggref *) b->expr)->aggfilter);
+}
+
+static Expr *
+aggregate_argument(const CqrsViewColumn *column)
+{
+	return linitial_node(TargetEntry, ((Aggref *) column->expr)->args)->expr;
+}
+
+static bool
+is_position(Node *node)
+{
+	return IsA(node, Var) && ((Var *) node)->varattno == CQRS_EVENT_POSITION;
 }
 
 /* The projection's key: the group, or the position of an appended row. */
@@ -646,7 +717,7 @@ view_make_key(ViewParse *parse)
 			appendStringInfo(&key, "%s%s", key.len > 0 ? ", " : "", view->columns[i].sql);
 	view->shows_key = view->grouped;
 	for (int i = 0; i < view->ncolumns && !view->shows_key; i++)
-		view->shows_key = strcmp(view->columns[i].sql, "\"position\"") == 0;
+		view->shows_key = view->columns[i].is_position;
 	view->key = view->nkeys > 1 ? psprintf("jsonb_build_array(%s)", key.data) : key.data;
 }
 
@@ -691,6 +762,11 @@ view_check_walker(Node *node, void *context)
 				 errmsg("a view's query can't contain a whole row or system columns"),
 				 errhint("Name the columns of cqrs.event one by one."),
 				 parser_errposition(parse->pstate, exprLocation(node))));
+	if (IsA(node, Const) && list_member_int(parse->moments, ((Const *) node)->location) &&
+		is_of_time(((Const *) node)->consttype))
+		view_refuse(parse, exprLocation(node), "a date or time that depends on the current one",
+					"A rebuild would give another answer than the first time.",
+					"Use the event's own columns, for example occurred_at, or write the date.");
 	parse->location = exprLocation(node);
 	(void) check_functions_in_node(node, view_check_function, parse);
 	return expression_tree_walker(node, view_check_walker, context);

@@ -33,9 +33,10 @@ typedef struct CqrsViewColumn
 	Oid			type;
 	int32		typmod;
 	Oid			collation;
-	Expr	   *expr;			/* of a key, over attributes of varno 1 */
+	Expr	   *expr;			/* over attributes of varno 1 */
+	char	   *sql;			/* the same, over "events" */
+	bool		is_position;	/* appended: the position itself */
 	bool		nullable;		/* of a key: may a group be NULL? */
-	char	   *sql;			/* the expression, over "events" */
 
 	/* of an aggregate */
 	char	   *argument;		/* NULL for count(*) */

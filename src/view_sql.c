@@ -137,8 +137,7 @@ cqrs_view_sql_constraints(const CqrsView *view, Oid relid, bool is_state)
 
 		if (is_key || !is_state)
 			number++;
-		if (is_key || (!view->grouped && strcmp(view->columns[i].sql, "\"position\"") == 0 &&
-					   key.len == 0))
+		if (is_key || (view->columns[i].is_position && key.len == 0))
 			appendStringInfo(&key, "%s%s", key.len > 0 ? ", " : "",
 							 quote_identifier(column_name(relid, number)));
 	}
@@ -741,7 +740,7 @@ sql_key(ViewSql *sql, const char *prefix, bool is_delta)
 	for (int i = 0; i < view->ncolumns; i++)
 	{
 		if (view->grouped ? view->columns[i].role != CQRS_VIEW_KEY :
-			strcmp(view->columns[i].sql, "\"position\"") != 0)
+			!view->columns[i].is_position)
 			continue;
 		appendStringInfo(text, "%s%s", first ? "" : ", ", prefix);
 		if (is_delta)

@@ -36,11 +36,11 @@ $node->safe_psql('copy', q{
 	CREATE FUNCTION cqrs.key(text) RETURNS text LANGUAGE plpgsql STABLE AS $$
 		BEGIN RETURN cqrs.seize(); END $$;
 	CREATE TABLE cqrs.registry AS
-		SELECT 1 AS id, 'p'::name AS name, 'event' AS kind, 'cqrs.h(cqrs.event)' AS handler,
-			'{}'::regclass[] AS read_tables, 'inline' AS mode, NULL::text[] AS event_types,
+		SELECT 1 AS id, 'p'::name AS name, 'event' AS kind, 'cqrs.h(cqrs.event)' AS handler, NULL AS query,
+			'{}'::regclass[] AS read_tables, NULL::regclass AS state_table, 'inline' AS mode, NULL::text[] AS event_types,
 			NULL::text[] AS aggregate_types, NULL::text[] AS sources, 'cqrs.key(aggregate_id)' AS key,
 			'beginning' AS start_at, 'stop' AS on_error, 'keys' AS notify, NULL::integer AS batch_size, 1 AS segments,
-			'pg_catalog' AS search_path, 'UTC' AS time_zone, 'ISO' AS date_style, 'postgres' AS interval_style,
+			'{search_path=pg_catalog}'::text[] AS settings,
 			now() AS created_at, 'running' AS state, NULL::timestamptz AS rebuild_started_at, 0::bigint AS retries,
 			NULL::timestamptz AS next_retry_at, NULL AS last_error, NULL::timestamptz AS last_error_at;
 	ALTER TABLE cqrs.registry ADD owner regrole;

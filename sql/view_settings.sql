@@ -1,0 +1,48 @@
+-- A view means the same whoever publishes, and whenever: settings that change what text or a value means don't reach it.
+CREATE EXTENSION IF NOT EXISTS cqrs_views;
+SET TimeZone = 'Asia/Tokyo';
+SET DateStyle = 'SQL, DMY';
+SELECT cqrs.create_view('texts', $$ SELECT position, payload->>'k' = 'a\\b' AS x, payload->>'k' = null AS y, (payload->>'a')::text[] AS a,
+	(payload->>'f')::float8::text AS f, decode('ff', 'hex')::text AS b, occurred_at::date AS day, (payload->>'d')::date::text AS d FROM events $$, mode => 'inline');
+SELECT cqrs.create_view('ends', $$ SELECT aggregate_id, max(position) AS p, cqrs.last(event_type) AS l FROM events GROUP BY 1 $$, mode => 'inline');
+RESET TimeZone;
+RESET DateStyle;
+CREATE FUNCTION publish() RETURNS void LANGUAGE sql AS $$
+	INSERT INTO cqrs.outbox (aggregate_type, aggregate_id, event_type, payload, occurred_at)
+	VALUES ('T', 'a', 'E', jsonb_build_object('k', 'a' || chr(92) || chr(92) || 'b', 'a', '{x,NULL}', 'f', '0.30000000000000004', 'd', '03/02/2026'),
+		'2026-01-31 20:00 UTC') $$;
+SELECT publish();
+\c
+SET standard_conforming_strings = off;
+SET escape_string_warning = off;
+SET transform_null_equals = on;
+SET quote_all_identifiers = on;
+SET array_nulls = off;
+SET extra_float_digits = 0;
+SET bytea_output = escape;
+SET TimeZone = 'America/New_York';
+SET DateStyle = 'German';
+SELECT publish();
+\c
+SELECT count(*), count(DISTINCT (x, y, a, f, b, day, d)) AS different FROM texts;
+SELECT x, y, a[2] IS NULL AS a, f, b, day = '2026-02-01' AS day, d FROM texts LIMIT 1;
+TABLE ends;
+
+-- words that mean the moment at which the query is parsed
+SELECT cqrs.create_view('w', $$ SELECT count(*) FROM events WHERE occurred_at < 'now' $$);
+SELECT cqrs.create_view('w', $$ SELECT count(*) FROM events WHERE occurred_at < timestamptz 'Tomorrow 12:00' $$);
+SELECT cqrs.create_view('w', $$ SELECT count(*) FILTER (WHERE occurred_at::date = ANY ('{today, yesterday}')) FROM events $$);
+SELECT cqrs.create_view('w', $$ SELECT count(*) FROM events WHERE event_type IN ('today', 'now') AND payload->>'when' = 'tomorrow' AND occurred_at < 'infinity' $$);
+
+-- a read table that is gone is said to be so, also to publishers
+SET cqrs_views.allow_writes = on;
+DROP TABLE ends;
+RESET cqrs_views.allow_writes;
+\set VERBOSITY sqlstate
+SELECT publish();
+\c
+SELECT publish();
+
+SELECT cqrs.drop_projection(name, true) FROM cqrs.projection;
+DROP FUNCTION publish;
+DROP EXTENSION cqrs_views;
