@@ -9,7 +9,7 @@ DATA = $(wildcard $(EXTENSION)--*.sql)
 MODULES_IN_ORDER = \
 	guc query event \
 	outbox outbox_read horizon read_table projection registry checkpoint \
-	view view_sql \
+	view_expression view_filter view view_merge view_sql \
 	handler handler_event handler_batch handler_view \
 	notify apply catchup mode rebuild \
 	inline_trigger shmem worker launcher \

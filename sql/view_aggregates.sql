@@ -80,6 +80,15 @@ SELECT name, differences(name) FROM cqrs.projection ORDER BY name;
 TABLE one;
 TABLE ends ORDER BY id;
 
+-- a row whose fields are all NULL is no NULL, neither as a value nor as a group
+CREATE TYPE pair AS (n int, k text);
+SELECT cqrs.create_view('pairs', $$ SELECT (payload->>'k')::int AS k, cqrs.first(((payload->>'n')::int, payload->>'m')::pair, position)
+	FILTER (WHERE payload->>'m' IS NULL) AS f FROM events GROUP BY 1 $$, start_at => 'now');
+SELECT cqrs.create_view('pair_groups', $$ SELECT CASE WHEN event_type = 'x' THEN ((payload->>'n')::int % 2, payload->>'m')::pair END AS p, count(*) AS n,
+	cqrs.last(position, position) AS l FROM events GROUP BY 1 $$, start_at => 'now');
+CALL rebuild_all(3);
+SELECT name, differences(name) FROM cqrs.projection WHERE name ~ 'pair' ORDER BY name;
+
 -- a view that is filled at once is the same as one that was caught up
 CREATE TABLE before AS TABLE extremes;
 SELECT cqrs.create_view('filled', cqrs.view_definition('extremes')), cqrs.create_view('filled_ends', cqrs.view_definition('ends'));
@@ -98,5 +107,5 @@ DROP TABLE before;
 DROP VIEW events;
 DROP FUNCTION differences;
 DROP PROCEDURE rebuild_all;
-DROP TYPE mood;
+DROP TYPE mood, pair;
 DROP EXTENSION cqrs_views;

@@ -25,9 +25,7 @@
  *						be NULL, so it takes the position to know, which is
  *						kept beside: see view_sql.c.
  *
- * Anything else is refused here, where the user can do something about it. An
- * expression must depend on the event alone: volatile functions, the clock, the
- * session and other tables would make a rebuild give another answer.
+ * Anything else is refused here, where the user can do something about it.
  */
 #include "postgres.h"
 
@@ -63,6 +61,8 @@
 #include "event.h"
 #include "query.h"
 #include "view.h"
+#include "view_expression.h"
+#include "view_filter.h"
 
 #define EVENTS "events"
 
@@ -70,45 +70,17 @@
 typedef struct ViewParse
 {
 	const char *text;
-	ParseState *pstate;			/* for error positions */
+	CqrsExpressionCheck check;
 	Query	   *query;
 	List	   *names;			/* how deparsing calls the columns */
 	CqrsView   *view;
-	int			location;		/* of the node being checked */
 	List	   *filters;		/* of each aggregate: its Expr or NULL */
-	List	   *moments;		/* locations of 'now', 'today', … */
 } ViewParse;
 
-/*
- * Functions of PostgreSQL's own that are marked stable only for what is fixed
- * for a projection (its time zone, its styles) or because a type's functions may
- * be. All others that are stable look at the clock, the session or the catalogs.
- */
-static const char *const safe_stable[] = {
-	"anytextcat", "array_in", "array_out", "array_to_json", "array_to_string", "cash_in",
-	"cash_out", "concat", "concat_ws", "convert", "convert_from", "convert_to", "date",
-	"date_in", "date_out", "date_part", "date_trunc", "domain_in", "enum_in", "enum_out",
-	"extract", "format", "interval_in", "interval_out", "interval_pl_timestamptz",
-	"json_build_array", "json_build_object", "jsonb_build_array", "jsonb_build_object",
-	"jsonb_path_exists_tz", "jsonb_path_match_tz", "jsonb_path_query_array_tz",
-	"jsonb_path_query_first_tz", "jsonb_populate_record", "json_populate_record",
-	"make_timestamptz", "money", "multirange_in", "multirange_out", "numeric", "overlaps",
-	"quote_literal", "quote_nullable", "range_in", "range_out", "record_in", "record_out",
-	"row_to_json", "textanycat", "time", "time_in", "timestamp", "timestamp_in",
-	"timestamp_out", "timestamptz", "timestamptz_in", "timestamptz_mi_interval",
-	"timestamptz_out", "timestamptz_pl_interval", "to_char", "to_date", "to_json",
-	"to_jsonb", "to_number", "to_timestamp"
-};
-
-static void view_refuse(ViewParse *parse, int location, const char *what,
-						const char *why, const char *way_out) pg_attribute_noreturn();
 static void view_error_callback(void *arg);
 static SelectStmt *view_raw_parse(ViewParse *parse, RawStmt **statement);
 static void view_check_form(ViewParse *parse, SelectStmt *select);
 static void view_check_from(ViewParse *parse, SelectStmt *select);
-static bool view_find_moments(Node *node, void *context);
-static bool is_moment(Node *node);
-static bool is_of_time(Oid type);
 static void view_analyse(ViewParse *parse, RawStmt *statement);
 static void view_add_columns(ViewParse *parse);
 static void view_add_column(ViewParse *parse, TargetEntry *target, CqrsViewColumn *column);
@@ -121,17 +93,8 @@ static bool same_filter(const CqrsViewColumn *a, const CqrsViewColumn *b);
 static Expr *aggregate_argument(const CqrsViewColumn *column);
 static bool is_position(Node *node);
 static void view_make_key(ViewParse *parse);
-static void view_check_expression(ViewParse *parse, Node *node);
-static bool view_check_walker(Node *node, void *context);
-static bool view_check_function(Oid function, void *context);
-static bool view_function_is_safe(Oid function, const char *name);
 static void view_make_filters(ViewParse *parse);
 static List *view_filter(ViewParse *parse, AttrNumber column);
-static bool filter_of(Node *node, AttrNumber column, List **values);
-static bool filter_of_comparison(Node *node, AttrNumber column, List **values);
-static List *filter_add(List *values, const char *value);
-static bool never_null(Node *node, Node *where);
-static bool call_never_null(Node *node, Node *where);
 static char *view_deparse(ViewParse *parse, Node *node);
 
 /*
@@ -142,7 +105,7 @@ static char *view_deparse(ViewParse *parse, Node *node);
 CqrsView *
 cqrs_view_parse(const char *query)
 {
-	ViewParse	parse = {.text = query,.location = -1};
+	ViewParse	parse = {.text = query};
 	ErrorContextCallback callback = {
 		.previous = error_context_stack,
 		.callback = view_error_callback,
@@ -152,23 +115,24 @@ cqrs_view_parse(const char *query)
 	SelectStmt *select;
 
 	error_context_stack = &callback;
-	parse.pstate = make_parsestate(NULL);
-	parse.pstate->p_sourcetext = query;
+	parse.check.pstate = make_parsestate(NULL);
+	parse.check.pstate->p_sourcetext = query;
 	parse.view = palloc0(sizeof(CqrsView));
 
 	select = view_raw_parse(&parse, &statement);
 	view_check_form(&parse, select);
 	view_check_from(&parse, select);
-	(void) view_find_moments((Node *) select, &parse);
+	cqrs_view_expression_scan(&parse.check, (Node *) select);
 	view_analyse(&parse, statement);
 	view_add_columns(&parse);
 	view_check_keys(&parse);
 	view_find_positions(&parse);
 	view_make_key(&parse);
 	view_make_filters(&parse);
+	parse.view->functions = parse.check.functions;
 	cqrs_view_check_owners(parse.view);
 
-	free_parsestate(parse.pstate);
+	free_parsestate(parse.check.pstate);
 	error_context_stack = callback.previous;
 	return parse.view;
 }
@@ -209,19 +173,6 @@ cqrs_view_check_owners(const CqrsView *view)
 
 /* -------------------------------------------------------------- the form */
 
-/* Refuse a part of the query, at its location in it (-1 = unknown). */
-static void
-view_refuse(ViewParse *parse, int location, const char *what, const char *why,
-			const char *way_out)
-{
-	ereport(ERROR,
-			(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-			 errmsg("a view's query can't contain %s", what),
-			 errdetail("%s", why),
-			 errhint("%s", way_out),
-			 parser_errposition(parse->pstate, location)));
-}
-
 /* Turns the cursor of an error into one inside the query. */
 static void
 view_error_callback(void *arg)
@@ -248,7 +199,7 @@ view_raw_parse(ViewParse *parse, RawStmt **statement)
 				 errmsg("a view's query must be one SELECT"),
 				 errhint("For example: SELECT aggregate_id, count(*) FROM events GROUP BY aggregate_id"),
 				 list_length(statements) < 2 ? 0 :
-				 parser_errposition(parse->pstate,
+				 parser_errposition(parse->check.pstate,
 									lsecond_node(RawStmt, statements)->stmt_location)));
 	*statement = linitial_node(RawStmt, statements);
 	if (!IsA((*statement)->stmt, SelectStmt))
@@ -256,7 +207,7 @@ view_raw_parse(ViewParse *parse, RawStmt **statement)
 				(errcode(ERRCODE_SYNTAX_ERROR),
 				 errmsg("a view's query must be one SELECT"),
 				 errhint("For example: SELECT aggregate_id, count(*) FROM events GROUP BY aggregate_id"),
-				 parser_errposition(parse->pstate, (*statement)->stmt_location)));
+				 parser_errposition(parse->check.pstate, (*statement)->stmt_location)));
 	return (SelectStmt *) (*statement)->stmt;
 }
 
@@ -268,36 +219,36 @@ view_check_form(ViewParse *parse, SelectStmt *select)
 	const char *whole = "It is about all rows together, and the read table is kept group by group.";
 
 	if (select->withClause != NULL)
-		view_refuse(parse, select->withClause->location, "WITH",
+		cqrs_view_expression_refuse(parse->check.pstate, select->withClause->location, "WITH",
 					"A view is one SELECT from events.", "Write its expressions into the SELECT.");
 	if (select->op != SETOP_NONE)
-		view_refuse(parse, exprLocation((Node *) select->rarg->targetList),
+		cqrs_view_expression_refuse(parse->check.pstate, exprLocation((Node *) select->rarg->targetList),
 					"UNION, INTERSECT or EXCEPT", "A view is one SELECT from events.",
 					"Create a view for each part, and combine their read tables with CREATE VIEW.");
 	if (select->valuesLists != NIL)
-		view_refuse(parse, exprLocation((Node *) linitial(select->valuesLists)), "VALUES",
+		cqrs_view_expression_refuse(parse->check.pstate, exprLocation((Node *) linitial(select->valuesLists)), "VALUES",
 					"A view is a SELECT from events.", "SELECT ... FROM events");
 	if (select->intoClause != NULL)
-		view_refuse(parse, select->intoClause->rel->location, "INTO",
+		cqrs_view_expression_refuse(parse->check.pstate, select->intoClause->rel->location, "INTO",
 					"The read table gets the view's name.", "Leave it out.");
 	if (select->distinctClause != NIL)
-		view_refuse(parse, exprLocation((Node *) select->targetList), "DISTINCT", whole,
+		cqrs_view_expression_refuse(parse->check.pstate, exprLocation((Node *) select->targetList), "DISTINCT", whole,
 					"GROUP BY the columns instead.");
 	if (select->havingClause != NULL)
-		view_refuse(parse, exprLocation(select->havingClause), "HAVING",
+		cqrs_view_expression_refuse(parse->check.pstate, exprLocation(select->havingClause), "HAVING",
 					"A group that does not qualify now may do so later, so it must be kept.", on_top);
 	if (select->windowClause != NIL)
-		view_refuse(parse, linitial_node(WindowDef, select->windowClause)->location, "WINDOW",
+		cqrs_view_expression_refuse(parse->check.pstate, linitial_node(WindowDef, select->windowClause)->location, "WINDOW",
 					whole, on_top);
 	if (select->sortClause != NIL)
-		view_refuse(parse, exprLocation(linitial_node(SortBy, select->sortClause)->node),
+		cqrs_view_expression_refuse(parse->check.pstate, exprLocation(linitial_node(SortBy, select->sortClause)->node),
 					"ORDER BY", "The rows of a table have no order.", on_top);
 	if (select->limitCount != NULL || select->limitOffset != NULL)
-		view_refuse(parse, exprLocation(select->limitCount ? select->limitCount :
+		cqrs_view_expression_refuse(parse->check.pstate, exprLocation(select->limitCount ? select->limitCount :
 										select->limitOffset),
 					"LIMIT, OFFSET or FETCH", whole, on_top);
 	if (select->lockingClause != NIL)
-		view_refuse(parse, exprLocation((Node *) select->targetList), "FOR UPDATE or FOR SHARE",
+		cqrs_view_expression_refuse(parse->check.pstate, exprLocation((Node *) select->targetList), "FOR UPDATE or FOR SHARE",
 					"Events are not locked.", "Leave it out.");
 }
 
@@ -310,68 +261,19 @@ view_check_from(ViewParse *parse, SelectStmt *select)
 	RangeVar   *from;
 
 	if (select->fromClause == NIL)
-		view_refuse(parse, exprLocation((Node *) select->targetList), "no FROM clause",
+		cqrs_view_expression_refuse(parse->check.pstate, exprLocation((Node *) select->targetList), "no FROM clause",
 					"A view is a SELECT from events.", "SELECT ... FROM events");
 	if (list_length(select->fromClause) > 1)
-		view_refuse(parse, exprLocation(lsecond(select->fromClause)), "a join", why, way_out);
+		cqrs_view_expression_refuse(parse->check.pstate, exprLocation(lsecond(select->fromClause)), "a join", why, way_out);
 	from = linitial(select->fromClause);
 	if (IsA(from, JoinExpr))
-		view_refuse(parse, exprLocation(((JoinExpr *) from)->rarg), "a join", why, way_out);
+		cqrs_view_expression_refuse(parse->check.pstate, exprLocation(((JoinExpr *) from)->rarg), "a join", why, way_out);
 	if (!IsA(from, RangeVar))
-		view_refuse(parse, exprLocation((Node *) from),
+		cqrs_view_expression_refuse(parse->check.pstate, exprLocation((Node *) from),
 					IsA(from, RangeSubselect) ? "a sub-select" : "a function or clause in FROM",
 					"A view is a SELECT from events.", way_out);
 	if (from->schemaname != NULL || strcmp(from->relname, EVENTS) != 0)
-		view_refuse(parse, from->location, "a table other than events", why, way_out);
-}
-
-/*
- * Remember where literals are that mean the moment of parsing if they are taken
- * for a date or time: a view's query is parsed again and again.
- */
-static bool
-view_find_moments(Node *node, void *context)
-{
-	ViewParse  *parse = (ViewParse *) context;
-
-	if (node == NULL)
-		return false;
-	if (is_moment(node))
-		parse->moments = lappend_int(parse->moments, ((A_Const *) node)->location);
-	if (IsA(node, TypeCast) && is_moment(((TypeCast *) node)->arg))
-		parse->moments = lappend_int(parse->moments, exprLocation(node));
-	return raw_expression_tree_walker(node, view_find_moments, context);
-}
-
-static bool
-is_moment(Node *node)
-{
-	static const char *const words[] = {"now", "today", "tomorrow", "yesterday"};
-	char	   *text;
-
-	if (!IsA(node, A_Const) || ((A_Const *) node)->isnull ||
-		!IsA(&((A_Const *) node)->val, String))
-		return false;
-	text = asc_tolower(strVal(&((A_Const *) node)->val), strlen(strVal(&((A_Const *) node)->val)));
-	for (int i = 0; i < lengthof(words); i++)
-		if (strstr(text, words[i]) != NULL)
-			return true;
-	return false;
-}
-
-/* A type of dates or times, or of arrays or ranges of them? */
-static bool
-is_of_time(Oid type)
-{
-	Oid			element = get_element_type(type);
-	char		category;
-	bool		preferred;
-
-	if (!OidIsValid(element) && type_is_range(type))
-		element = get_range_subtype(type);
-	get_type_category_preferred(OidIsValid(element) ? element : getBaseType(type),
-								&category, &preferred);
-	return category == TYPCATEGORY_DATETIME;
+		cqrs_view_expression_refuse(parse->check.pstate, from->location, "a table other than events", why, way_out);
 }
 
 /* ----------------------------------------------------------- the columns */
@@ -394,21 +296,21 @@ view_analyse(ViewParse *parse, RawStmt *statement)
 	parse->names = deparse_context_for(EVENTS, events->md.reliddesc);
 
 	if (query->hasWindowFuncs || query->hasSubLinks)
-		view_check_expression(parse, (Node *) query->targetList);
+		cqrs_view_expression_check(&parse->check, (Node *) query->targetList);
 	if (query->hasTargetSRFs)
-		view_refuse(parse, exprLocation((Node *) query->targetList), "a set-returning function",
+		cqrs_view_expression_refuse(parse->check.pstate, exprLocation((Node *) query->targetList), "a set-returning function",
 					"Each event gives one row, or a part of one.",
 					"Publish an event for each element, or use a handler.");
 
 	/* GROUP BY () is one such set */
 	set = query->groupingSets == NIL ? NULL : linitial_node(GroupingSet, query->groupingSets);
 	if (set != NULL && (list_length(query->groupingSets) > 1 || set->kind != GROUPING_SET_EMPTY))
-		view_refuse(parse, set->location, "GROUPING SETS, ROLLUP or CUBE",
+		cqrs_view_expression_refuse(parse->check.pstate, set->location, "GROUPING SETS, ROLLUP or CUBE",
 					"An event belongs to one group.", "Create a view for each grouping set.");
 	parse->view->grouped = query->hasAggs || query->groupClause != NIL || set != NULL;
 	if (query->jointree->quals != NULL)
 	{
-		view_check_expression(parse, query->jointree->quals);
+		cqrs_view_expression_check(&parse->check, query->jointree->quals);
 		parse->view->where_expr = (Expr *) query->jointree->quals;
 		parse->view->where = view_deparse(parse, query->jointree->quals);
 	}
@@ -434,7 +336,7 @@ view_add_columns(ViewParse *parse)
 						 errmsg("column \"%s\" appears more than once in a view's query",
 								target->resname),
 						 errhint("Give it another name with AS."),
-						 parser_errposition(parse->pstate, exprLocation((Node *) target->expr))));
+						 parser_errposition(parse->check.pstate, exprLocation((Node *) target->expr))));
 		view_add_column(parse, target, &view->columns[view->ncolumns]);
 		view->ncolumns++;
 	}
@@ -462,17 +364,17 @@ view_add_column(ViewParse *parse, TargetEntry *target, CqrsViewColumn *column)
 				 errmsg("column \"%s\" has pseudo-type %s", column->name,
 						format_type_be(column->type)),
 				 errhint("Cast it, or name the columns of cqrs.event one by one."),
-				 parser_errposition(parse->pstate, exprLocation(expr))));
+				 parser_errposition(parse->check.pstate, exprLocation(expr))));
 
 	if (IsA(expr, Aggref))
 		view_add_aggregate(parse, (Aggref *) expr, column);
 	else if (contain_aggs_of_level(expr, 0))
-		view_refuse(parse, exprLocation(expr), "an expression over aggregates",
+		cqrs_view_expression_refuse(parse->check.pstate, exprLocation(expr), "an expression over aggregates",
 					"The parts of it have to be kept, to be merged with later events.",
 					"Make each aggregate a column, and compute the expression in a view on top of the read table.");
 	else
 	{
-		view_check_expression(parse, expr);
+		cqrs_view_expression_check(&parse->check, expr);
 		column->role = parse->view->grouped ? CQRS_VIEW_DERIVED : CQRS_VIEW_APPENDED;
 		foreach(lc, parse->query->groupClause)
 			if (lfirst_node(SortGroupClause, lc)->tleSortGroupRef == target->ressortgroupref)
@@ -490,19 +392,19 @@ view_add_aggregate(ViewParse *parse, Aggref *aggref, CqrsViewColumn *column)
 	const char *what = psprintf("aggregate %s", format_procedure(aggref->aggfnoid));
 
 	if (!view_aggregate_role(aggref, &column->role))
-		view_refuse(parse, aggref->location, what,
+		cqrs_view_expression_refuse(parse->check.pstate, aggref->location, what,
 					"Its result over all events does not follow from the results over some and over the others.",
 					view_aggregate_way_out(name));
 	if (aggref->aggdistinct != NIL)
-		view_refuse(parse, aggref->location, "DISTINCT in an aggregate",
+		cqrs_view_expression_refuse(parse->check.pstate, aggref->location, "DISTINCT in an aggregate",
 					"All distinct values would have to be kept.",
 					"GROUP BY the value as well, and aggregate once more in a view on top of the read table.");
 	if (aggref->aggorder != NIL)
-		view_refuse(parse, aggref->location, "ORDER BY in an aggregate",
+		cqrs_view_expression_refuse(parse->check.pstate, aggref->location, "ORDER BY in an aggregate",
 					"Events are merged in whatever order they are committed.",
 					"Leave it out; cqrs.first and cqrs.last go by position.");
-	view_check_expression(parse, (Node *) aggref->args);
-	view_check_expression(parse, (Node *) aggref->aggfilter);
+	cqrs_view_expression_check(&parse->check, (Node *) aggref->args);
+	cqrs_view_expression_check(&parse->check, (Node *) aggref->aggfilter);
 	if (aggref->args != NIL)
 		column->argument =
 			view_deparse(parse, (Node *) linitial_node(TargetEntry, aggref->args)->expr);
@@ -514,7 +416,7 @@ view_add_aggregate(ViewParse *parse, Aggref *aggref, CqrsViewColumn *column)
 	if (column->role != CQRS_VIEW_FIRST && column->role != CQRS_VIEW_LAST)
 	{
 		if (aggref->aggfnoid >= FirstNormalObjectId)
-			parse->view->functions = list_append_unique_oid(parse->view->functions,
+			parse->check.functions = list_append_unique_oid(parse->check.functions,
 															aggref->aggfnoid);
 	}
 	else if (list_length(aggref->args) == 1)
@@ -633,7 +535,7 @@ view_check_keys(ViewParse *parse)
 					 errmsg("a grouping column is missing from the view's columns"),
 					 errdetail("The grouping columns are the read table's key."),
 					 errhint("Add it to the SELECT list."),
-					 parser_errposition(parse->pstate, exprLocation((Node *) target->expr))));
+					 parser_errposition(parse->check.pstate, exprLocation((Node *) target->expr))));
 		}
 		column++;
 		if (key->role != CQRS_VIEW_KEY)
@@ -645,8 +547,8 @@ view_check_keys(ViewParse *parse)
 							format_type_be(key->type)),
 					 errdetail("The read table's key needs a default B-tree operator class."),
 					 errhint("Cast it, for example to text."),
-					 parser_errposition(parse->pstate, exprLocation((Node *) target->expr))));
-		key->nullable = !never_null((Node *) target->expr, where);
+					 parser_errposition(parse->check.pstate, exprLocation((Node *) target->expr))));
+		key->nullable = !cqrs_view_expression_never_null((Node *) target->expr, where);
 		view->nullable_key |= key->nullable;
 		view->nkeys++;
 	}
@@ -721,183 +623,6 @@ view_make_key(ViewParse *parse)
 	view->key = view->nkeys > 1 ? psprintf("jsonb_build_array(%s)", key.data) : key.data;
 }
 
-/* ------------------------------------------------------- the expressions */
-
-/* Throw unless an expression depends on its event alone. NULL is one that does. */
-static void
-view_check_expression(ViewParse *parse, Node *node)
-{
-	(void) view_check_walker(node, parse);
-}
-
-static bool
-view_check_walker(Node *node, void *context)
-{
-	ViewParse  *parse = (ViewParse *) context;
-
-	if (node == NULL)
-		return false;
-	if (IsA(node, SubLink))
-		view_refuse(parse, exprLocation(node), "a sub-select",
-					"A change in another table is no event, and the view would not see it.",
-					"Put the data into the event, or join in a view on top of the read table.");
-	if (IsA(node, WindowFunc))
-		view_refuse(parse, exprLocation(node), "a window function",
-					"It is about all rows together, and the read table is kept group by group.",
-					"Compute it in a view on top of the read table.");
-	if (IsA(node, GroupingFunc))
-		view_refuse(parse, exprLocation(node), "GROUPING", "There is one grouping set.",
-					"Leave it out.");
-	if (IsA(node, SQLValueFunction))
-		view_refuse(parse, exprLocation(node),
-					"the current time, user or schema",
-					"A rebuild would give another answer than the first time.",
-					"Use the event's own columns, for example occurred_at or source.");
-	if (IsA(node, NextValueExpr))
-		view_refuse(parse, -1, "a sequence", "A rebuild would give another answer than the first time.",
-					"Use the event's own columns.");
-	if (IsA(node, Var) && ((Var *) node)->varattno <= 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("a view's query can't contain a whole row or system columns"),
-				 errhint("Name the columns of cqrs.event one by one."),
-				 parser_errposition(parse->pstate, exprLocation(node))));
-	if (IsA(node, Const) && list_member_int(parse->moments, ((Const *) node)->location) &&
-		is_of_time(((Const *) node)->consttype))
-		view_refuse(parse, exprLocation(node), "a date or time that depends on the current one",
-					"A rebuild would give another answer than the first time.",
-					"Use the event's own columns, for example occurred_at, or write the date.");
-	parse->location = exprLocation(node);
-	(void) check_functions_in_node(node, view_check_function, parse);
-	return expression_tree_walker(node, view_check_walker, context);
-}
-
-static bool
-view_check_function(Oid function, void *context)
-{
-	ViewParse  *parse = (ViewParse *) context;
-	const char *name = get_func_name(function);
-	const char *what = psprintf("function %s", format_procedure(function));
-	char		volatility = func_volatile(function);
-
-	if (volatility == PROVOLATILE_VOLATILE)
-		view_refuse(parse, parse->location, psprintf("volatile %s", what),
-					"A rebuild would give another answer than the first time.",
-					"Compute the value when the event is published, and put it into the payload.");
-	if (volatility == PROVOLATILE_STABLE && !view_function_is_safe(function, name))
-		view_refuse(parse, parse->location, psprintf("stable %s", what),
-					"Its result may depend on the clock, the session or other tables.",
-					function >= FirstNormalObjectId ?
-					"If it depends on its arguments alone: ALTER FUNCTION ... IMMUTABLE" :
-					"Use the event's own columns, for example occurred_at or source.");
-	if (function >= FirstNormalObjectId)
-		parse->view->functions = list_append_unique_oid(parse->view->functions, function);
-	return false;
-}
-
-static bool
-view_function_is_safe(Oid function, const char *name)
-{
-	if (get_func_namespace(function) != PG_CATALOG_NAMESPACE)
-		return false;
-	for (int i = 0; i < lengthof(safe_stable); i++)
-		if (strcmp(safe_stable[i], name) == 0)
-			return true;
-
-	/* comparisons of timestamptz with date and timestamp: date_lt_timestamptz, … */
-	return strstr(name, "_timestamptz") != NULL ||
-		strncmp(name, "timestamptz_", strlen("timestamptz_")) == 0;
-}
-
-/*
- * Can the expression not be NULL, for an event for which "where" holds? Returns
- * false where that is not plain to see.
- */
-static bool
-never_null(Node *node, Node *where)
-{
-	ListCell   *lc;
-
-	foreach(lc, make_ands_implicit((Expr *) where))
-	{
-		NullTest   *test = lfirst(lc);
-
-		if (IsA(test, NullTest) && test->nulltesttype == IS_NOT_NULL && equal(test->arg, node))
-			return true;
-	}
-	switch (nodeTag(node))
-	{
-		case T_Var:
-			return ((Var *) node)->varattno != CQRS_EVENT_AGGREGATE_VERSION;
-		case T_Const:
-			return !((Const *) node)->constisnull;
-		case T_RelabelType:
-			return never_null((Node *) ((RelabelType *) node)->arg, where);
-		case T_CollateExpr:
-			return never_null((Node *) ((CollateExpr *) node)->arg, where);
-		case T_CoalesceExpr:
-			foreach(lc, ((CoalesceExpr *) node)->args)
-				if (never_null(lfirst(lc), where))
-					return true;
-			return false;
-		case T_BoolExpr:
-			foreach(lc, ((BoolExpr *) node)->args)
-				if (!never_null(lfirst(lc), where))
-					return false;
-			return true;
-		case T_NullTest:
-		case T_BooleanTest:
-		case T_DistinctExpr:
-			return true;
-		case T_CaseExpr:
-			foreach(lc, ((CaseExpr *) node)->args)
-				if (!never_null((Node *) lfirst_node(CaseWhen, lc)->result, where))
-					return false;
-			return ((CaseExpr *) node)->defresult != NULL &&
-				never_null((Node *) ((CaseExpr *) node)->defresult, where);
-		case T_FuncExpr:
-		case T_OpExpr:
-			return call_never_null(node, where);
-		default:
-			return false;
-	}
-}
-
-/* The same for a call of one of PostgreSQL's functions, where they are known. */
-static bool
-call_never_null(Node *node, Node *where)
-{
-	static const char *const functions[] = {
-		"btrim", "date", "date_trunc", "left", "length", "lower", "ltrim", "md5", "replace",
-		"right", "rtrim", "split_part", "substr", "textcat", "timestamp", "timestamptz",
-		"timezone", "upper"
-	};
-	Oid			function;
-	List	   *args;
-	ListCell   *lc;
-
-	if (IsA(node, OpExpr))
-	{
-		function = get_opcode(((OpExpr *) node)->opno);
-		args = ((OpExpr *) node)->args;
-	}
-	else
-	{
-		function = ((FuncExpr *) node)->funcid;
-		args = ((FuncExpr *) node)->args;
-	}
-	foreach(lc, args)
-		if (!never_null(lfirst(lc), where))
-			return false;
-	if (get_func_namespace(function) == PG_CATALOG_NAMESPACE)
-		for (int i = 0; i < lengthof(functions); i++)
-			if (strcmp(get_func_name(function), functions[i]) == 0)
-				return true;
-	return false;
-}
-
-/* ----------------------------------------------------------- the filters */
-
 /*
  * What the query says about an event's types and source becomes the projection's
  * filter, where that is provably the same: what WHERE demands, and, in a view
@@ -919,135 +644,14 @@ view_filter(ViewParse *parse, AttrNumber column)
 	List	   *values = NIL;
 	ListCell   *lc;
 
-	if (filter_of((Node *) view->where_expr, column, &values))
+	if (cqrs_view_filter_of((Node *) view->where_expr, column, &values))
 		return values;
 	if (!view->grouped || view->nkeys > 0)
 		return NIL;
 	foreach(lc, parse->filters)
-		if (!filter_of(lfirst(lc), column, &values))
+		if (!cqrs_view_filter_of(lfirst(lc), column, &values))
 			return NIL;
 	return values;
-}
-
-/*
- * Add to values those that the column must have one of for the condition to
- * hold. Returns false, with whatever in values, where there is no such list.
- */
-static bool
-filter_of(Node *node, AttrNumber column, List **values)
-{
-	BoolExpr   *condition = (BoolExpr *) node;
-	ListCell   *lc;
-
-	if (node == NULL)
-		return false;
-	if (!IsA(node, BoolExpr))
-		return filter_of_comparison(node, column, values);
-	switch (condition->boolop)
-	{
-		case AND_EXPR:
-			/* any of the lists will do */
-			foreach(lc, condition->args)
-			{
-				List	   *found = NIL;
-
-				if (filter_of(lfirst(lc), column, &found))
-				{
-					ListCell   *value;
-
-					foreach(value, found)
-						*values = filter_add(*values, strVal(lfirst(value)));
-					return true;
-				}
-			}
-			return false;
-		case OR_EXPR:
-			foreach(lc, condition->args)
-				if (!filter_of(lfirst(lc), column, values))
-					return false;
-			return true;
-		default:
-			return false;
-	}
-}
-
-/* The same for column = 'x', column IN ('x', …) and column = ANY ('{x, …}'). */
-static bool
-filter_of_comparison(Node *node, AttrNumber column, List **values)
-{
-	List	   *args;
-	Oid			collation;
-	Var		   *var;
-	Node	   *other;
-	List	   *constants;
-	ListCell   *lc;
-
-	if (IsA(node, OpExpr) && ((OpExpr *) node)->opno == TextEqualOperator)
-	{
-		args = ((OpExpr *) node)->args;
-		collation = ((OpExpr *) node)->inputcollid;
-	}
-	else if (IsA(node, ScalarArrayOpExpr) && ((ScalarArrayOpExpr *) node)->useOr &&
-			 ((ScalarArrayOpExpr *) node)->opno == TextEqualOperator)
-	{
-		args = ((ScalarArrayOpExpr *) node)->args;
-		collation = ((ScalarArrayOpExpr *) node)->inputcollid;
-	}
-	else
-		return false;
-
-	/* the engine compares bytes */
-	if (!OidIsValid(collation) || !get_collation_isdeterministic(collation))
-		return false;
-	var = linitial(args);
-	other = lsecond(args);
-	if (IsA(node, OpExpr) && !IsA(var, Var))
-	{
-		var = lsecond(args);
-		other = linitial(args);
-	}
-	if (!IsA(var, Var) || var->varattno != column)
-		return false;
-	constants = IsA(other, ArrayExpr) ? ((ArrayExpr *) other)->elements : list_make1(other);
-	foreach(lc, constants)
-	{
-		Const	   *constant = lfirst(lc);
-
-		if (!IsA(constant, Const))
-			return false;
-		if (constant->constisnull)
-			continue;
-		if (constant->consttype == TEXTOID)
-			*values = filter_add(*values, TextDatumGetCString(constant->constvalue));
-		else if (constant->consttype == TEXTARRAYOID)
-		{
-			Datum	   *elements;
-			bool	   *nulls;
-			int			nelements;
-
-			deconstruct_array(DatumGetArrayTypeP(constant->constvalue), TEXTOID, -1, false,
-							  TYPALIGN_INT, &elements, &nulls, &nelements);
-			for (int i = 0; i < nelements; i++)
-				if (!nulls[i])
-					*values = filter_add(*values, TextDatumGetCString(elements[i]));
-		}
-		else
-			return false;
-	}
-
-	/* an empty filter would be none */
-	return *values != NIL;
-}
-
-static List *
-filter_add(List *values, const char *value)
-{
-	ListCell   *lc;
-
-	foreach(lc, values)
-		if (strcmp(strVal(lfirst(lc)), value) == 0)
-			return values;
-	return lappend(values, makeString(pstrdup(value)));
 }
 
 /* --------------------------------------------------------------- helpers */

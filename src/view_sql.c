@@ -36,54 +36,30 @@
 #include "access/attnum.h"
 #include "access/htup_details.h"
 #include "catalog/pg_collation.h"
-#include "catalog/pg_operator.h"
 #include "lib/stringinfo.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/syscache.h"
-#include "utils/typcache.h"
 
+#include "view_merge.h"
 #include "view_sql.h"
 
-#define PLUS "OPERATOR(pg_catalog.+)"
-#define LESS "OPERATOR(pg_catalog.<)"
-#define MORE "OPERATOR(pg_catalog.>)"
-
-/* a statement in the making */
-typedef struct ViewSql
-{
-	const CqrsView *view;
-	const CqrsViewTables *tables;
-	bool		one_event;		/* at the most: no need to aggregate */
-	StringInfoData text;
-} ViewSql;
-
 static void sql_columns(StringInfo sql, const CqrsView *view, bool keys_only);
-static void sql_names(ViewSql *sql, const char *prefix);
-static void sql_values(ViewSql *sql, const char *prefix);
-static void sql_select(ViewSql *sql, const char *from, bool with_positions);
+static void sql_names(CqrsViewSql *sql, const char *prefix);
+static void sql_values(CqrsViewSql *sql, const char *prefix);
+static void sql_select(CqrsViewSql *sql, const char *from, bool with_positions);
 static void sql_one_value(StringInfo text, const CqrsViewColumn *column);
-static void sql_position(ViewSql *sql, const CqrsViewColumn *column);
-static void sql_simple(ViewSql *sql);
-static void sql_delta(ViewSql *sql, const char *from);
-static void sql_plain(ViewSql *sql);
-static void sql_known(ViewSql *sql);
-static void sql_fresh(ViewSql *sql);
-static void sql_kept(ViewSql *sql, bool fill);
-static void sql_kept_position(ViewSql *sql, const CqrsViewColumn *column, int number, bool fill);
-static void sql_special(ViewSql *sql, const char *prefix);
-static void sql_conflict(ViewSql *sql);
-static void sql_merges(ViewSql *sql, bool special);
-static void sql_merge(ViewSql *sql, int number, bool special);
-static void sql_merge_position(ViewSql *sql, int number, const char *old, const char *new,
-							   bool special);
-static void sql_match(ViewSql *sql, const char *left, bool left_is_read, const char *right);
-static void sql_key(ViewSql *sql, const char *prefix, bool is_delta);
-static bool may_be_unset(const CqrsView *view, const CqrsViewColumn *column);
+static void sql_position(CqrsViewSql *sql, const CqrsViewColumn *column);
+static void sql_simple(CqrsViewSql *sql);
+static void sql_delta(CqrsViewSql *sql, const char *from);
+static void sql_plain(CqrsViewSql *sql);
+static void sql_known(CqrsViewSql *sql);
+static void sql_fresh(CqrsViewSql *sql);
+static void sql_kept(CqrsViewSql *sql, bool fill);
+static void sql_kept_position(CqrsViewSql *sql, const CqrsViewColumn *column, int number, bool fill);
+static void sql_special(CqrsViewSql *sql, const char *prefix);
+static void sql_key(CqrsViewSql *sql, const char *prefix, bool is_delta);
 static const CqrsViewColumn *kept_column(const CqrsView *view, int kept);
-static char *column_name(Oid relid, AttrNumber number);
-static char *relation_name(Oid relid);
-static char *equality(Oid type);
 
 /* ------------------------------------------------------------ the tables */
 
@@ -126,7 +102,7 @@ List *
 cqrs_view_sql_constraints(const CqrsView *view, Oid relid, bool is_state)
 {
 	StringInfoData key;
-	char	   *name = relation_name(relid);
+	char	   *name = cqrs_view_merge_relation(relid);
 	List	   *result = NIL;
 	int			number = 0;
 
@@ -139,7 +115,7 @@ cqrs_view_sql_constraints(const CqrsView *view, Oid relid, bool is_state)
 			number++;
 		if (is_key || (view->columns[i].is_position && key.len == 0))
 			appendStringInfo(&key, "%s%s", key.len > 0 ? ", " : "",
-							 quote_identifier(column_name(relid, number)));
+							 quote_identifier(cqrs_view_merge_column(relid, number)));
 	}
 	if (key.len > 0 && !view->nullable_key)
 		return list_make1(psprintf("ALTER TABLE %s ADD PRIMARY KEY (%s)", name, key.data));
@@ -198,7 +174,7 @@ sql_columns(StringInfo sql, const CqrsView *view, bool keys_only)
 char *
 cqrs_view_sql_fill(const CqrsView *view, const CqrsViewTables *tables, const char *outbox)
 {
-	ViewSql		sql = {.view = view,.tables = tables};
+	CqrsViewSql		sql = {.view = view,.tables = tables};
 	StringInfo	text = &sql.text;
 
 	initStringInfo(text);
@@ -210,7 +186,7 @@ cqrs_view_sql_fill(const CqrsView *view, const CqrsViewTables *tables, const cha
 		sql_kept(&sql, true);
 		appendStringInfoString(text, "), ");
 	}
-	appendStringInfo(text, "filled AS (INSERT INTO %s (", relation_name(tables->read_table));
+	appendStringInfo(text, "filled AS (INSERT INTO %s (", cqrs_view_merge_relation(tables->read_table));
 	sql_names(&sql, "");
 	appendStringInfoString(text, ") ");
 	if (view->nkept > 0)
@@ -236,7 +212,7 @@ char *
 cqrs_view_sql_apply(const CqrsView *view, const CqrsViewTables *tables, bool one_event,
 					bool return_keys)
 {
-	ViewSql		sql = {.view = view,.tables = tables,.one_event = one_event};
+	CqrsViewSql		sql = {.view = view,.tables = tables,.one_event = one_event};
 	StringInfo	text = &sql.text;
 
 	initStringInfo(text);
@@ -265,7 +241,7 @@ cqrs_view_sql_apply(const CqrsView *view, const CqrsViewTables *tables, bool one
 		sql_key(&sql, "d.v", true);
 	else
 		appendStringInfoString(text, "NULL");
-	appendStringInfoString(text, ", (SELECT pg_catalog.count(*) FROM known) " PLUS " (SELECT pg_catalog.count(*) FROM fresh)"
+	appendStringInfoString(text, ", (SELECT pg_catalog.count(*) FROM known) " CQRS_VIEW_PLUS " (SELECT pg_catalog.count(*) FROM fresh)"
 						   " OPERATOR(pg_catalog.=) (SELECT pg_catalog.count(*) FROM delta AS d WHERE ");
 	sql_special(&sql, "d.");
 	appendStringInfo(text, ") FROM delta AS d%s", return_keys ? "" : " LIMIT 1");
@@ -276,16 +252,16 @@ cqrs_view_sql_apply(const CqrsView *view, const CqrsViewTables *tables, bool one
 
 /* The read table's columns that the query has, each behind a prefix. */
 static void
-sql_names(ViewSql *sql, const char *prefix)
+sql_names(CqrsViewSql *sql, const char *prefix)
 {
 	for (int i = 0; i < sql->view->ncolumns; i++)
 		appendStringInfo(&sql->text, "%s%s%s", i > 0 ? ", " : "", prefix,
-						 quote_identifier(column_name(sql->tables->read_table, i + 1)));
+						 quote_identifier(cqrs_view_merge_column(sql->tables->read_table, i + 1)));
 }
 
 /* The same columns of delta: v1, v2, …, each behind a prefix that ends in v. */
 static void
-sql_values(ViewSql *sql, const char *prefix)
+sql_values(CqrsViewSql *sql, const char *prefix)
 {
 	for (int i = 0; i < sql->view->ncolumns; i++)
 		appendStringInfo(&sql->text, "%s%s%d", i > 0 ? ", " : "", prefix, i + 1);
@@ -293,7 +269,7 @@ sql_values(ViewSql *sql, const char *prefix)
 
 /* The query itself, over something called "events"; positions come last. */
 static void
-sql_select(ViewSql *sql, const char *from, bool with_positions)
+sql_select(CqrsViewSql *sql, const char *from, bool with_positions)
 {
 	const CqrsView *view = sql->view;
 	StringInfo	text = &sql->text;
@@ -346,7 +322,7 @@ sql_one_value(StringInfo text, const CqrsViewColumn *column)
 
 /* The position behind a first or last value, as a further column. */
 static void
-sql_position(ViewSql *sql, const CqrsViewColumn *column)
+sql_position(CqrsViewSql *sql, const CqrsViewColumn *column)
 {
 	StringInfo	text = &sql->text;
 
@@ -365,7 +341,7 @@ sql_position(ViewSql *sql, const CqrsViewColumn *column)
 
 /* delta (v1, …, p1, …): a row for each group of the batch, its positions last */
 static void
-sql_delta(ViewSql *sql, const char *from)
+sql_delta(CqrsViewSql *sql, const char *from)
 {
 	appendStringInfoString(&sql->text, "delta (");
 	sql_values(sql, "v");
@@ -378,7 +354,7 @@ sql_delta(ViewSql *sql, const char *from)
 
 /* Is the group special? See the head. */
 static void
-sql_special(ViewSql *sql, const char *prefix)
+sql_special(CqrsViewSql *sql, const char *prefix)
 {
 	const CqrsView *view = sql->view;
 	StringInfo	text = &sql->text;
@@ -393,9 +369,9 @@ sql_special(ViewSql *sql, const char *prefix)
 			continue;
 		appendStringInfo(text, "%s%sp%d IS NOT NULL AND (%sp%d %s $1", first ? "" : " OR ",
 						 prefix, column->kept_position + 1,
-						 prefix, column->kept_position + 1, LESS);
-		if (column->role == CQRS_VIEW_LAST || may_be_unset(view, column))
-			appendStringInfo(text, " OR %sv%d IS NULL", prefix, i + 1);
+						 prefix, column->kept_position + 1, CQRS_VIEW_LESS);
+		if (column->role == CQRS_VIEW_LAST || cqrs_view_merge_may_be_unset(view, column))
+			appendStringInfo(text, " OR %sv%d " CQRS_VIEW_IS_NULL, prefix, i + 1);
 		appendStringInfoChar(text, ')');
 		first = false;
 	}
@@ -405,49 +381,49 @@ sql_special(ViewSql *sql, const char *prefix)
 /* ---------------------------------------------------------------- writes */
 
 static void
-sql_simple(ViewSql *sql)
+sql_simple(CqrsViewSql *sql)
 {
-	appendStringInfo(&sql->text, "INSERT INTO %s AS t (", relation_name(sql->tables->read_table));
+	appendStringInfo(&sql->text, "INSERT INTO %s AS t (", cqrs_view_merge_relation(sql->tables->read_table));
 	sql_names(sql, "");
 	appendStringInfoString(&sql->text, ") ");
 	sql_select(sql, "events", false);
-	sql_conflict(sql);
+	cqrs_view_merge_conflict(sql);
 }
 
 /* Groups that are not special: insert or merge. */
 static void
-sql_plain(ViewSql *sql)
+sql_plain(CqrsViewSql *sql)
 {
-	appendStringInfo(&sql->text, "INSERT INTO %s AS t (", relation_name(sql->tables->read_table));
+	appendStringInfo(&sql->text, "INSERT INTO %s AS t (", cqrs_view_merge_relation(sql->tables->read_table));
 	sql_names(sql, "");
 	appendStringInfoString(&sql->text, ") SELECT ");
 	sql_values(sql, "d.v");
 	appendStringInfoString(&sql->text, " FROM delta AS d WHERE NOT ");
 	sql_special(sql, "d.");
-	sql_conflict(sql);
+	cqrs_view_merge_conflict(sql);
 }
 
 /* Special groups that the table has: merge, with the positions at hand. */
 static void
-sql_known(ViewSql *sql)
+sql_known(CqrsViewSql *sql)
 {
-	appendStringInfo(&sql->text, "UPDATE %s AS t SET ", relation_name(sql->tables->read_table));
-	sql_merges(sql, true);
+	appendStringInfo(&sql->text, "UPDATE %s AS t SET ", cqrs_view_merge_relation(sql->tables->read_table));
+	cqrs_view_merge_columns(sql, true);
 	appendStringInfo(&sql->text, " FROM delta AS d LEFT JOIN %s AS s ON ",
-					 relation_name(sql->tables->state_table));
-	sql_match(sql, "s", false, "d.v");
+					 cqrs_view_merge_relation(sql->tables->state_table));
+	cqrs_view_merge_match(sql, "s", false, "d.v");
 	appendStringInfoString(&sql->text, " WHERE ");
 	sql_special(sql, "d.");
 	appendStringInfoString(&sql->text, " AND ");
-	sql_match(sql, "t", true, "d.v");
+	cqrs_view_merge_match(sql, "t", true, "d.v");
 	appendStringInfoString(&sql->text, " RETURNING 1");
 }
 
 /* Special groups that the table does not have. */
 static void
-sql_fresh(ViewSql *sql)
+sql_fresh(CqrsViewSql *sql)
 {
-	appendStringInfo(&sql->text, "INSERT INTO %s (", relation_name(sql->tables->read_table));
+	appendStringInfo(&sql->text, "INSERT INTO %s (", cqrs_view_merge_relation(sql->tables->read_table));
 	sql_names(sql, "");
 	appendStringInfoString(&sql->text, ") SELECT ");
 	sql_values(sql, "d.v");
@@ -461,14 +437,14 @@ sql_fresh(ViewSql *sql)
  * fill, $1 is "settled", and constraints come later.
  */
 static void
-sql_kept(ViewSql *sql, bool fill)
+sql_kept(CqrsViewSql *sql, bool fill)
 {
 	const CqrsView *view = sql->view;
 	StringInfo	text = &sql->text;
 	Oid			state_table = sql->tables->state_table;
 	bool		needs_rows = false;
 
-	appendStringInfo(text, "INSERT INTO %s AS s SELECT ", relation_name(state_table));
+	appendStringInfo(text, "INSERT INTO %s AS s SELECT ", cqrs_view_merge_relation(state_table));
 	for (int i = 0; i < view->ncolumns; i++)
 		if (view->columns[i].role == CQRS_VIEW_KEY)
 			appendStringInfo(text, "d.v%d, ", i + 1);
@@ -483,20 +459,20 @@ sql_kept(ViewSql *sql, bool fill)
 	appendStringInfoString(text, " FROM delta AS d");
 	if (needs_rows && !fill)
 	{
-		appendStringInfo(text, " LEFT JOIN %s AS t ON ", relation_name(sql->tables->read_table));
-		sql_match(sql, "t", true, "d.v");
-		appendStringInfo(text, " LEFT JOIN %s AS k ON ", relation_name(state_table));
-		sql_match(sql, "k", false, "d.v");
+		appendStringInfo(text, " LEFT JOIN %s AS t ON ", cqrs_view_merge_relation(sql->tables->read_table));
+		cqrs_view_merge_match(sql, "t", true, "d.v");
+		appendStringInfo(text, " LEFT JOIN %s AS k ON ", cqrs_view_merge_relation(state_table));
+		cqrs_view_merge_match(sql, "k", false, "d.v");
 	}
 	appendStringInfoString(text, " WHERE ");
 	if (!fill)
 		sql_special(sql, "d.");
 	for (int i = 0; i < view->nkept; i++)
-		appendStringInfo(text, "%sd.p%d %s %s", fill && i == 0 ? "" : " OR ", i + 1, MORE,
+		appendStringInfo(text, "%sd.p%d %s %s", fill && i == 0 ? "" : " OR ", i + 1, CQRS_VIEW_MORE,
 						 fill ? "$1" : "$2");
 	for (int i = 0; i < view->ncolumns && fill; i++)
 		if (view->columns[i].role == CQRS_VIEW_FIRST && view->columns[i].kept_position >= 0)
-			appendStringInfo(text, " OR d.p%d IS NOT NULL AND d.v%d IS NULL",
+			appendStringInfo(text, " OR d.p%d IS NOT NULL AND d.v%d " CQRS_VIEW_IS_NULL,
 							 view->columns[i].kept_position + 1, i + 1);
 	if (fill)
 		return;
@@ -506,11 +482,11 @@ sql_kept(ViewSql *sql, bool fill)
 		appendStringInfoString(text, "(true)");
 	for (int i = 0; i < view->nkeys; i++)
 		appendStringInfo(text, "%s%s", i > 0 ? ", " : "",
-						 quote_identifier(column_name(state_table, i + 1)));
+						 quote_identifier(cqrs_view_merge_column(state_table, i + 1)));
 	appendStringInfoString(text, ") DO UPDATE SET ");
 	for (int i = 0; i < view->nkept; i++)
 	{
-		const char *name = quote_identifier(column_name(state_table, view->nkeys + i + 1));
+		const char *name = quote_identifier(cqrs_view_merge_column(state_table, view->nkeys + i + 1));
 
 		appendStringInfo(text, "%s%s = %s(s.%s, excluded.%s)", i > 0 ? ", " : "", name,
 						 kept_column(view, i)->role == CQRS_VIEW_FIRST ? "LEAST" : "GREATEST",
@@ -524,7 +500,7 @@ sql_kept(ViewSql *sql, bool fill)
  * will have: the batch's only if that becomes the first.
  */
 static void
-sql_kept_position(ViewSql *sql, const CqrsViewColumn *column, int number, bool fill)
+sql_kept_position(CqrsViewSql *sql, const CqrsViewColumn *column, int number, bool fill)
 {
 	int			kept = column->kept_position + 1;
 	char	   *state;
@@ -534,198 +510,21 @@ sql_kept_position(ViewSql *sql, const CqrsViewColumn *column, int number, bool f
 		appendStringInfo(&sql->text, "d.p%d", kept);
 		return;
 	}
-	state = psprintf("k.%s", quote_identifier(column_name(sql->tables->state_table,
+	state = psprintf("k.%s", quote_identifier(cqrs_view_merge_column(sql->tables->state_table,
 														  sql->view->nkeys + kept)));
 	appendStringInfo(&sql->text, "CASE WHEN d.p%d %s %s OR (%s IS NULL AND (t.ctid IS NULL",
-					 kept, LESS, state, state);
-	if (may_be_unset(sql->view, column))
-		appendStringInfo(&sql->text, " OR t.%s IS NULL",
-						 quote_identifier(column_name(sql->tables->read_table, number + 1)));
+					 kept, CQRS_VIEW_LESS, state, state);
+	if (cqrs_view_merge_may_be_unset(sql->view, column))
+		appendStringInfo(&sql->text, " OR t.%s " CQRS_VIEW_IS_NULL,
+						 quote_identifier(cqrs_view_merge_column(sql->tables->read_table, number + 1)));
 	appendStringInfo(&sql->text, ")) THEN d.p%d END", kept);
-}
-
-/* ON CONFLICT …, for rows of the table "t"; nothing for appended rows. */
-static void
-sql_conflict(ViewSql *sql)
-{
-	const CqrsView *view = sql->view;
-	StringInfo	text = &sql->text;
-	bool		first = true;
-	bool		merges = false;
-
-	if (!view->grouped)
-		return;
-	appendStringInfoString(text, " ON CONFLICT (");
-	for (int i = 0; i < view->ncolumns; i++)
-	{
-		if (view->columns[i].role == CQRS_VIEW_KEY)
-		{
-			appendStringInfo(text, "%s%s", first ? "" : ", ",
-							 quote_identifier(column_name(sql->tables->read_table, i + 1)));
-			first = false;
-		}
-		merges |= view->columns[i].role >= CQRS_VIEW_COUNT;
-	}
-	appendStringInfo(text, "%s) DO %s", first ? "(true)" : "",
-					 merges ? "UPDATE SET " : "NOTHING");
-	if (merges)
-		sql_merges(sql, false);
-}
-
-/* column = merged value, …; what merges nothing is left as it is */
-static void
-sql_merges(ViewSql *sql, bool special)
-{
-	bool		first = true;
-
-	for (int i = 0; i < sql->view->ncolumns; i++)
-	{
-		if (sql->view->columns[i].role < CQRS_VIEW_COUNT)
-			continue;
-		appendStringInfo(&sql->text, "%s%s = ", first ? "" : ", ",
-						 quote_identifier(column_name(sql->tables->read_table, i + 1)));
-		sql_merge(sql, i, special);
-		first = false;
-	}
-}
-
-/*
- * The merged value of one column: the table's is that of "t", the batch's that
- * of "excluded", or of "d" for special groups. view.c says why each is right.
- */
-static void
-sql_merge(ViewSql *sql, int number, bool special)
-{
-	const CqrsViewColumn *column = &sql->view->columns[number];
-	const char *name = quote_identifier(column_name(sql->tables->read_table, number + 1));
-	const char *old = psprintf("t.%s", name);
-	const char *new = special ? psprintf("d.v%d", number + 1) : psprintf("excluded.%s", name);
-	const char *operator = NULL;
-
-	switch (column->role)
-	{
-		case CQRS_VIEW_COUNT:
-			appendStringInfo(&sql->text, "%s " PLUS " %s", old, new);
-			return;
-		case CQRS_VIEW_MIN:
-			appendStringInfo(&sql->text, "LEAST(%s, %s)", new, old);
-			return;
-		case CQRS_VIEW_MAX:
-			appendStringInfo(&sql->text, "GREATEST(%s, %s)", new, old);
-			return;
-		case CQRS_VIEW_FIRST:
-		case CQRS_VIEW_LAST:
-			if (column->shown_position >= 0)
-				sql_merge_position(sql, number, old, new, special);
-			else if (special)
-			{
-				const char *kept = quote_identifier(column_name(sql->tables->state_table,
-																sql->view->nkeys + column->kept_position + 1));
-				int			batch = column->kept_position + 1;
-
-				if (column->role == CQRS_VIEW_LAST)
-					appendStringInfo(&sql->text, "CASE WHEN d.p%d IS NOT NULL AND (s.%s IS NULL OR d.p%d " MORE " s.%s)",
-									 batch, kept, batch, kept);
-				else if (!may_be_unset(sql->view, column))
-					appendStringInfo(&sql->text, "CASE WHEN d.p%d " LESS " s.%s", batch, kept);
-				else
-					appendStringInfo(&sql->text, "CASE WHEN d.p%d " LESS " s.%s OR (d.p%d IS NOT NULL AND s.%s IS NULL AND %s IS NULL)",
-									 batch, kept, batch, kept, old);
-				appendStringInfo(&sql->text, " THEN %s ELSE %s END", new, old);
-			}
-			else if (column->role == CQRS_VIEW_LAST)
-				appendStringInfo(&sql->text, "COALESCE(%s, %s)", new, old);
-			else if (!may_be_unset(sql->view, column))
-				appendStringInfoString(&sql->text, old);
-			else
-			{
-				appendStringInfo(&sql->text, "CASE WHEN %s IS NULL AND %s IS NOT NULL AND NOT EXISTS (SELECT FROM %s AS s WHERE s.%s IS NOT NULL AND ",
-								 old, new, relation_name(sql->tables->state_table),
-								 quote_identifier(column_name(sql->tables->state_table,
-															  sql->view->nkeys + column->kept_position + 1)));
-				sql_match(sql, "s", false, "t");
-				appendStringInfo(&sql->text, ") THEN %s ELSE %s END", new, old);
-			}
-			return;
-		case CQRS_VIEW_SUM:
-			operator = PLUS;
-			break;
-		case CQRS_VIEW_ALL_TRUE:
-			operator = "AND";
-			break;
-		case CQRS_VIEW_ANY_TRUE:
-			operator = "OR";
-			break;
-		case CQRS_VIEW_BIT_AND:
-			operator = "OPERATOR(pg_catalog.&)";
-			break;
-		case CQRS_VIEW_BIT_OR:
-			operator = "OPERATOR(pg_catalog.|)";
-			break;
-		default:
-			elog(ERROR, "column %d of a view is not merged", number + 1);
-	}
-	appendStringInfo(&sql->text, "COALESCE(%s %s %s, %s, %s)", old, operator, new, old, new);
-}
-
-/* A first or last value whose position is a column of the read table. */
-static void
-sql_merge_position(ViewSql *sql, int number, const char *old, const char *new,
-				   bool special)
-{
-	const CqrsViewColumn *column = &sql->view->columns[number];
-	char	   *position = column_name(sql->tables->read_table, column->shown_position + 1);
-	const char *table = psprintf("t.%s", quote_identifier(position));
-	const char *batch = special ? psprintf("d.v%d", column->shown_position + 1) :
-		psprintf("excluded.%s", quote_identifier(position));
-
-	appendStringInfo(&sql->text, "CASE WHEN %s %s %s OR %s IS NULL THEN %s ELSE %s END", batch,
-					 column->role == CQRS_VIEW_FIRST ? LESS : MORE, table, table, new, old);
 }
 
 /* --------------------------------------------------------------- helpers */
 
-/*
- * Is a row of a table that of a group? left is an alias, of the read table or of
- * the state table; right is "t", the read table, or "d.v", the batch.
- */
-static void
-sql_match(ViewSql *sql, const char *left, bool left_is_read, const char *right)
-{
-	const CqrsView *view = sql->view;
-	StringInfo	text = &sql->text;
-	int			key = 0;
-
-	for (int i = 0; i < view->ncolumns; i++)
-	{
-		const CqrsViewColumn *column = &view->columns[i];
-		char	   *mine;
-		char	   *other;
-
-		if (column->role != CQRS_VIEW_KEY)
-			continue;
-		key++;
-		mine = psprintf("%s.%s", left, quote_identifier(left_is_read ?
-														column_name(sql->tables->read_table, i + 1) :
-														column_name(sql->tables->state_table, key)));
-		other = strcmp(right, "t") == 0 ?
-			psprintf("t.%s", quote_identifier(column_name(sql->tables->read_table, i + 1))) :
-			psprintf("%s%d", right, i + 1);
-		appendStringInfo(text, "%s(%s %s %s", key > 1 ? " AND " : "", mine,
-						 equality(column->type), other);
-
-		/* not IS NOT DISTINCT FROM, which no index serves */
-		if (column->nullable)
-			appendStringInfo(text, " OR (%s IS NULL AND %s IS NULL)", mine, other);
-		appendStringInfoChar(text, ')');
-	}
-	if (key == 0)
-		appendStringInfoString(text, "true");
-}
-
 /* The projection's key of a row, as text. */
 static void
-sql_key(ViewSql *sql, const char *prefix, bool is_delta)
+sql_key(CqrsViewSql *sql, const char *prefix, bool is_delta)
 {
 	const CqrsView *view = sql->view;
 	StringInfo	text = &sql->text;
@@ -746,23 +545,13 @@ sql_key(ViewSql *sql, const char *prefix, bool is_delta)
 		if (is_delta)
 			appendStringInfo(text, "%d", i + 1);
 		else
-			appendStringInfoString(text, quote_identifier(column_name(sql->tables->read_table,
+			appendStringInfoString(text, quote_identifier(cqrs_view_merge_column(sql->tables->read_table,
 																	  i + 1)));
 		first = false;
 		if (!view->grouped)
 			break;
 	}
 	appendStringInfo(text, "%s)::pg_catalog.text", first ? "NULL" : "");
-}
-
-/*
- * Can there be a row of which no event has given the first value? One that a
- * filter has kept off, or the row that is there before any event.
- */
-static bool
-may_be_unset(const CqrsView *view, const CqrsViewColumn *column)
-{
-	return column->filter != NULL || view->nkeys == 0;
 }
 
 /* A column whose position is kept in column "kept" of the state table. */
@@ -775,41 +564,3 @@ kept_column(const CqrsView *view, int kept)
 	elog(ERROR, "position %d of a view is nobody's", kept + 1);
 }
 
-/* Throws where the column was dropped. */
-static char *
-column_name(Oid relid, AttrNumber number)
-{
-	if (!OidIsValid(get_atttype(relid, number)))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_COLUMN),
-				 errmsg("column %d of read table \"%s\" was dropped", number,
-						get_rel_name(relid)),
-				 errdetail("A view's query can't be maintained without all of its columns."),
-				 errhint("Drop the view with its read table, and create it again without the column.")));
-	return get_attname(relid, number, false);
-}
-
-static char *
-relation_name(Oid relid)
-{
-	return quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
-									  get_rel_name(relid));
-}
-
-/* The type's own "=", whatever the search_path. */
-static char *
-equality(Oid type)
-{
-	Oid			operator = lookup_type_cache(type, TYPECACHE_EQ_OPR)->eq_opr;
-	HeapTuple	tuple = SearchSysCache1(OPEROID, ObjectIdGetDatum(operator));
-	Form_pg_operator form;
-	char	   *result;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "type %s has no equality operator", format_type_be(type));
-	form = (Form_pg_operator) GETSTRUCT(tuple);
-	result = psprintf("OPERATOR(%s.%s)", quote_identifier(get_namespace_name(form->oprnamespace)),
-					  NameStr(form->oprname));
-	ReleaseSysCache(tuple);
-	return result;
-}

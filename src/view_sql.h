@@ -5,14 +5,7 @@
 #ifndef CQRS_VIEW_SQL_H
 #define CQRS_VIEW_SQL_H
 
-#include "view.h"
-
-/* where the statements go; InvalidOid = there is none (yet) */
-typedef struct CqrsViewTables
-{
-	Oid			read_table;
-	Oid			state_table;
-} CqrsViewTables;
+#include "view_merge.h"
 
 extern char *cqrs_view_sql_create(const CqrsView *view, Oid schema, const char *name);
 extern char *cqrs_view_sql_create_state(const CqrsView *view, Oid schema, const char *name);
