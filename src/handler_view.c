@@ -246,7 +246,7 @@ view_get(const CqrsProjection *projection)
 	}
 	if (maintained->checked != changes)
 	{
-		cqrs_view_check_owners(maintained->view);
+		cqrs_view_check_functions(maintained->view);
 		maintained->checked = changes;
 	}
 	return maintained;

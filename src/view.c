@@ -130,7 +130,7 @@ cqrs_view_parse(const char *query)
 	view_make_key(&parse);
 	view_make_filters(&parse);
 	parse.view->functions = parse.check.functions;
-	cqrs_view_check_owners(parse.view);
+	cqrs_view_check_functions(parse.view);
 
 	free_parsestate(parse.check.pstate);
 	error_context_stack = callback.previous;
@@ -138,11 +138,12 @@ cqrs_view_parse(const char *query)
 }
 
 /*
- * Throw unless each function that the query calls is the current user's own, or
- * a superuser's: whoever owns it can replace it, and it runs as the current user.
+ * Throw unless each function that the query calls is still immutable, and the
+ * current user's own or a superuser's: whoever owns it can replace it, and it
+ * runs as the current user.
  */
 void
-cqrs_view_check_owners(const CqrsView *view)
+cqrs_view_check_functions(const CqrsView *view)
 {
 	ListCell   *lc;
 
@@ -151,13 +152,21 @@ cqrs_view_check_owners(const CqrsView *view)
 		Oid			function = lfirst_oid(lc);
 		HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
 		Oid			owner;
+		char		volatility;
 
 		if (!HeapTupleIsValid(tuple))
 			ereport(ERROR,
 					(errcode(ERRCODE_UNDEFINED_FUNCTION),
 					 errmsg("a function of the view's query does not exist any more")));
 		owner = ((Form_pg_proc) GETSTRUCT(tuple))->proowner;
+		volatility = ((Form_pg_proc) GETSTRUCT(tuple))->provolatile;
 		ReleaseSysCache(tuple);
+		if (volatility != PROVOLATILE_IMMUTABLE)
+			ereport(ERROR,
+					(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
+					 errmsg("function %s of a view's query is not immutable any more",
+							format_procedure(function)),
+					 errhint("ALTER FUNCTION %s IMMUTABLE;", format_procedure(function))));
 		if (owner != GetUserId() && !superuser_arg(owner))
 			ereport(ERROR,
 					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
@@ -261,8 +270,10 @@ view_check_from(ViewParse *parse, SelectStmt *select)
 	RangeVar   *from;
 
 	if (select->fromClause == NIL)
-		cqrs_view_expression_refuse(parse->check.pstate, exprLocation((Node *) select->targetList), "no FROM clause",
-					"A view is a SELECT from events.", "SELECT ... FROM events");
+		ereport(ERROR,
+				(errcode(ERRCODE_SYNTAX_ERROR),
+				 errmsg("a view's query must select from events"),
+				 errhint("SELECT ... FROM events")));
 	if (list_length(select->fromClause) > 1)
 		cqrs_view_expression_refuse(parse->check.pstate, exprLocation(lsecond(select->fromClause)), "a join", why, way_out);
 	from = linitial(select->fromClause);
@@ -366,6 +377,8 @@ view_add_column(ViewParse *parse, TargetEntry *target, CqrsViewColumn *column)
 				 errhint("Cast it, or name the columns of cqrs.event one by one."),
 				 parser_errposition(parse->check.pstate, exprLocation(expr))));
 
+	if (IsA(expr, GroupingFunc))
+		cqrs_view_expression_check(&parse->check, expr);
 	if (IsA(expr, Aggref))
 		view_add_aggregate(parse, (Aggref *) expr, column);
 	else if (contain_aggs_of_level(expr, 0))
@@ -503,13 +516,15 @@ view_aggregate_role(Aggref *aggref, CqrsViewRole *role)
 static const char *
 view_aggregate_way_out(const char *name)
 {
+	if (strcmp(name, "first") == 0 || strcmp(name, "last") == 0)
+		return "cqrs.first(x) and cqrs.last(x) go by the event's position: leave out the second argument.";
 	if (strcmp(name, "avg") == 0)
 		return "Keep sum(x) and count(x), and divide in a view on top of the read table.";
 	if (strncmp(name, "stddev", 6) == 0 || strncmp(name, "var", 3) == 0)
 		return "Keep count(x), sum(x) and sum(x * x), and compute it in a view on top of the read table.";
 	if (strstr(name, "_agg") != NULL)
 		return "Append the rows with a view without GROUP BY, and aggregate them in a view on top of the read table; or use a reducer.";
-	return "Use count, sum, min, max, bool_and, bool_or, every, bit_and, bit_or, cqrs.first or cqrs.last; or a reducer.";
+	return "Use count, sum, min, max, bool_and, bool_or, every, bit_and, bit_or, cqrs.first or cqrs.last; or append the rows with a view without GROUP BY, and aggregate them in a view on top of the read table; or use a reducer.";
 }
 
 /* Each grouping column is shown, and the read table can have an index on it. */

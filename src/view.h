@@ -70,6 +70,6 @@ typedef struct CqrsView
 } CqrsView;
 
 extern CqrsView *cqrs_view_parse(const char *query);
-extern void cqrs_view_check_owners(const CqrsView *view);
+extern void cqrs_view_check_functions(const CqrsView *view);
 
 #endif							/* CQRS_VIEW_H */

@@ -15,6 +15,7 @@
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/formatting.h"
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
@@ -251,6 +252,10 @@ function_is_safe(Oid function, const char *name)
 {
 	if (get_func_namespace(function) != PG_CATALOG_NAMESPACE)
 		return false;
+
+	/* unlike timetz(time), which takes the offset of today */
+	if (function == F_TIMETZ_TIMESTAMPTZ)
+		return true;
 	for (int i = 0; i < lengthof(safe_stable); i++)
 		if (strcmp(safe_stable[i], name) == 0)
 			return true;
