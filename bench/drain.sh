@@ -22,8 +22,7 @@ drain_orders() {
 	local orders=$1 remark=$2 ways=("${@:3}") i way expected=
 	declare -A took ratios
 
-	run_psql -c "DROP DATABASE $suite WITH (FORCE)" -c "CREATE DATABASE $suite"
-	sql <"$bench/orders.sql"
+	fresh_database
 	workers off
 	sql <<<"CALL bench.publish($events, orders => $orders); VACUUM (ANALYZE, FREEZE) cqrs.outbox; CHECKPOINT;"
 
@@ -158,12 +157,8 @@ drain_by_catch_up() {
 	SQL
 }
 
-# Drains the outbox by a worker that sleeps when told to begin. The last batch's commit says when it ended. A
-# session that waits for that would have a snapshot at nearly all times, and whoever has one while a batch
-# commits keeps the next batch from removing the versions of rows that died in it.
+# Drains the outbox by a worker that sleeps when told to begin.
 drain_by_worker() {
-	local began
-
 	sql -v handler="$1" <<-'SQL' >/dev/null
 		SELECT cqrs.drop_projection(name) FROM cqrs.projection;
 		TRUNCATE bench.by_engine;
@@ -173,13 +168,5 @@ drain_by_worker() {
 		COMMIT;
 	SQL
 	workers on
-	until [ "$(sql <<<"SELECT count(*) FROM cqrs.worker_status WHERE database = current_database()
-		AND activity LIKE 'waiting%'")" = 1 ]; do sleep 0.1; done
-	began=$(sql <<<"SELECT clock_timestamp(), cqrs.resume_projection('bench')")
-	sleep 0.5
-	until [ "$(sql <<<"SELECT cqrs.wait_for('bench', '0 seconds')")" = t ]; do sleep 0.5; done
-	sql -v began="${began%|*}" <<-'SQL'
-		SELECT round(1000 * extract(epoch FROM max(pg_xact_commit_timestamp(xmin)) - :'began'), 3)
-		FROM bench.by_engine
-	SQL
+	resume_for_worker bench bench.by_engine
 }

@@ -49,6 +49,47 @@ median() {
 		print (NR % 2) ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'
 }
 
+# What ways took, a list for each, as measure_in_turns leaves it.
+declare -A taken
+
+# Measures ways in turns: a round that only warms up, then so many that count, every other one in the opposite
+# order. PREFIX_WAY prints what a way took; PREFIX_prepare comes before each round, and PREFIX_check, which ends
+# the run unless all did the same work, after it. Arguments: the prefix, the rounds, the ways.
+measure_in_turns() {
+	local prefix=$1 rounds=$2 ways=("${@:3}") order i way took
+
+	taken=()
+	for ((i = 0; i <= rounds; i++)); do
+		order=("${ways[@]}")
+		[ $((i % 2)) -eq 0 ] || mapfile -t order < <(printf '%s\n' "${ways[@]}" | tac)
+		"${prefix}_prepare"
+		for way in "${order[@]}"; do
+			took=$("${prefix}_$way")
+			[ "$i" -eq 0 ] || taken[$way]+=" $took"
+		done
+		"${prefix}_check"
+	done
+}
+
+# Prints the quotients of what two ways took, round by round.
+ratios() {
+	# shellcheck disable=SC2086 # lists of numbers
+	paste -d ' ' <(printf '%s\n' ${taken[$1]}) <(printf '%s\n' ${taken[$2]}) |
+		awk '{ printf "%.4f\n", $1 / $2 }'
+}
+
+# Notes how fast a way was against another, as a figure. Arguments: what it is, its target, the way, the other
+# one.
+speed_figure() {
+	# shellcheck disable=SC2046 # a list of numbers
+	figure "$1" ratio "$2" $(ratios "$4" "$3")
+}
+
+# Notes how many transactions a second a way made against another, as a figure: the other way round.
+tps_figure() {
+	speed_figure "$1" "$2" "$4" "$3"
+}
+
 # Prints the quotient of two numbers.
 quotient() {
 	awk "BEGIN { printf \"%.4f\\n\", $1 / $2 }"

@@ -4,15 +4,19 @@
 CREATE EXTENSION cqrs_views;
 CREATE SCHEMA bench;
 
--- Publishes items of some orders, in transactions of some size.
+-- Publishes items of some orders, in transactions of some size; and where it is asked for, as every so-manieth
+-- event, a change of an order's status.
 CREATE PROCEDURE bench.publish(events bigint, transaction_size integer DEFAULT 10000,
-    orders integer DEFAULT 1000)
+    orders integer DEFAULT 1000, status_every integer DEFAULT NULL)
 LANGUAGE plpgsql AS $$
 BEGIN
     FOR begin_at IN 1 .. events BY transaction_size LOOP
         INSERT INTO cqrs.outbox (aggregate_type, aggregate_id, event_type, payload)
-        SELECT 'order', 'order-' || i * 7919 % orders, 'ItemAdded',
-               jsonb_build_object('sku', 'sku-' || i % 1000, 'quantity', i % 5 + 1, 'price', i % 10000 / 100.0)
+        SELECT 'order', 'order-' || i * 7919 % orders,
+               CASE WHEN i % status_every = 0 THEN 'OrderStatusChanged' ELSE 'ItemAdded' END,
+               CASE WHEN i % status_every = 0 THEN jsonb_build_object('status', 'status ' || i % 11)
+               ELSE jsonb_build_object('sku', 'sku-' || i % 1000, 'quantity', i % 5 + 1, 'price', i % 10000 / 100.0)
+               END
         FROM generate_series(begin_at, least(begin_at + transaction_size - 1, events)) AS i;
         COMMIT;
     END LOOP;
@@ -94,12 +98,14 @@ BEGIN
     END LOOP;
 END $$;
 
--- What a table has in it, in a word.
-CREATE FUNCTION bench.checksum(read_table regclass) RETURNS text LANGUAGE plpgsql AS $$
+-- What a query returns, in a word; and what a table has in it.
+CREATE FUNCTION bench.checksum_of(query text) RETURNS text LANGUAGE plpgsql AS $$
 DECLARE
     result text;
 BEGIN
-    EXECUTE format('SELECT count(*) || '' rows, '' || md5(string_agg(t::text, '','' ORDER BY t::text)) FROM %s t',
-                   read_table) INTO result;
+    EXECUTE format('SELECT count(*) || '' rows, '' || md5(string_agg(t::text, '','' ORDER BY t::text)) FROM (%s) t',
+                   query) INTO result;
     RETURN result;
 END $$;
+CREATE FUNCTION bench.checksum(read_table regclass) RETURNS text LANGUAGE sql
+RETURN bench.checksum_of(format('TABLE %s', read_table));

@@ -50,13 +50,14 @@ publish_pairs() {
 	figure "8 clients, synchronous_commit=$1: rows a second in the plain table" tps "" "${rows[@]}"
 }
 
-# Prints the transactions a second that 8 clients manage with a table.
+# Prints the transactions a second that so many clients (8 by default) manage with a table. Arguments: the table,
+# the value of synchronous_commit, the clients.
 publish_tps() {
 	local before after output done_there
 
 	before=$(sql <<<"SELECT count(*) FROM $1")
 	output=$(as_server_user env "PGOPTIONS=-c synchronous_commit=$2" "PGDATABASE=$suite" \
-		"$bindir/pgbench" -n -M prepared -c 8 -j 2 -T "$seconds" -f - <<-SQL
+		"$bindir/pgbench" -n -M prepared -c "${3:-8}" -j 2 -T "$seconds" -f - <<-SQL
 			\set id random(0, 9999)
 			INSERT INTO $1 (aggregate_type, aggregate_id, event_type, payload)
 			VALUES ('order', 'order-' || :id, 'ItemAdded', '{"sku": "sku-1", "quantity": 1, "price": 12.5}');

@@ -1,0 +1,112 @@
+-- What the suite of views adds to orders.sql: read models of some shapes, as queries and by hand.
+
+-- A shape: the view's query; the columns of the table that one keeps by hand; the statement that keeps it, over
+-- the events of positions above $1 up to $2; and which of its columns are to be seen.
+CREATE TABLE bench.shape (name text PRIMARY KEY, query text, columns text, by_hand text, seen text DEFAULT '*');
+
+INSERT INTO bench.shape (name, query, columns, by_hand) VALUES ('sums', $$
+    SELECT aggregate_id AS order_id, count(*) AS items, sum((payload->>'price')::numeric) AS total
+    FROM events GROUP BY aggregate_id
+$$, $$
+    order_id text PRIMARY KEY, items bigint, total numeric
+$$, $$
+    INSERT INTO %s AS o
+    SELECT aggregate_id, count(*), sum((payload->>'price')::numeric)
+    FROM cqrs.outbox WHERE position > $1 AND position <= $2 GROUP BY aggregate_id
+    ON CONFLICT (order_id) DO UPDATE SET items = o.items + excluded.items, total = o.total + excluded.total
+$$);
+
+-- With a last value. By hand one remembers the position that it is from, as events can come late. A sum of no
+-- values is NULL, in a slice or in the table.
+INSERT INTO bench.shape VALUES ('last', $$
+    SELECT aggregate_id AS order_id,
+           cqrs.last(payload->>'status') FILTER (WHERE event_type = 'OrderStatusChanged') AS status,
+           count(*) FILTER (WHERE event_type = 'ItemAdded')                              AS items,
+           sum((payload->>'price')::numeric) FILTER (WHERE event_type = 'ItemAdded')     AS total
+    FROM events WHERE aggregate_type = 'order' GROUP BY aggregate_id
+$$, $$
+    order_id text PRIMARY KEY, status text, items bigint, total numeric, status_position bigint
+$$, $$
+    INSERT INTO %s AS o
+    SELECT aggregate_id,
+           (array_agg(payload->>'status' ORDER BY position DESC) FILTER (WHERE event_type = 'OrderStatusChanged'))[1],
+           count(*) FILTER (WHERE event_type = 'ItemAdded'),
+           sum((payload->>'price')::numeric) FILTER (WHERE event_type = 'ItemAdded'),
+           max(position) FILTER (WHERE event_type = 'OrderStatusChanged')
+    FROM cqrs.outbox WHERE position > $1 AND position <= $2 AND aggregate_type = 'order' GROUP BY aggregate_id
+    ON CONFLICT (order_id) DO UPDATE
+    SET items = o.items + excluded.items,
+        total = CASE WHEN o.total IS NULL THEN excluded.total ELSE o.total + coalesce(excluded.total, 0) END,
+        status = CASE WHEN excluded.status_position > coalesce(o.status_position, 0)
+                      THEN excluded.status ELSE o.status END,
+        status_position = greatest(o.status_position, excluded.status_position)
+$$, 'order_id, status, items, total');
+
+-- What carriers' months are made of: the flights of the data set pnw_flights14, one row each. Only a flight's
+-- first event, of which there is one, tells its carrier and date, so by hand it needs no positions.
+INSERT INTO bench.shape (name, query, columns, by_hand) VALUES ('flight', $$
+    SELECT aggregate_id AS flight_id,
+           cqrs.first(payload->>'carrier') FILTER (WHERE event_type = 'FlightScheduled')              AS carrier,
+           cqrs.first(left(payload->>'flight_date', 7)) FILTER (WHERE event_type = 'FlightScheduled') AS month,
+           count(*) FILTER (WHERE event_type = 'FlightCancelled')                                     AS cancelled,
+           count(*) FILTER (WHERE event_type = 'FlightDeparted')                                      AS departed,
+           count(*) FILTER (WHERE event_type = 'FlightArrived')                                       AS arrived,
+           sum((payload->>'dep_delay')::integer)                                                      AS dep_delay,
+           sum((payload->>'arr_delay')::integer)                                                      AS arr_delay
+    FROM events WHERE aggregate_type = 'flight' GROUP BY aggregate_id
+$$, $$
+    flight_id text PRIMARY KEY, carrier text, month text, cancelled bigint, departed bigint, arrived bigint,
+    dep_delay bigint, arr_delay bigint
+$$, $$
+    INSERT INTO %s AS o
+    SELECT aggregate_id,
+           max(payload->>'carrier') FILTER (WHERE event_type = 'FlightScheduled'),
+           max(left(payload->>'flight_date', 7)) FILTER (WHERE event_type = 'FlightScheduled'),
+           count(*) FILTER (WHERE event_type = 'FlightCancelled'),
+           count(*) FILTER (WHERE event_type = 'FlightDeparted'),
+           count(*) FILTER (WHERE event_type = 'FlightArrived'),
+           sum((payload->>'dep_delay')::integer),
+           sum((payload->>'arr_delay')::integer)
+    FROM cqrs.outbox WHERE position > $1 AND position <= $2 AND aggregate_type = 'flight' GROUP BY aggregate_id
+    ON CONFLICT (flight_id) DO UPDATE
+    SET carrier = coalesce(o.carrier, excluded.carrier), month = coalesce(o.month, excluded.month),
+        cancelled = o.cancelled + excluded.cancelled, departed = o.departed + excluded.departed,
+        arrived = o.arrived + excluded.arrived,
+        dep_delay = coalesce(o.dep_delay + excluded.dep_delay, o.dep_delay, excluded.dep_delay),
+        arr_delay = coalesce(o.arr_delay + excluded.arr_delay, o.arr_delay, excluded.arr_delay)
+$$);
+
+-- A table to keep by hand.
+CREATE PROCEDURE bench.create_by_hand(shape text, name text) LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE format('CREATE TABLE %s (%s)', name, (SELECT columns FROM bench.shape WHERE shape.name = $1));
+END $$;
+
+-- Keeps it: over the events after a position, in slices, a commit each.
+CREATE PROCEDURE bench.keep_shape_by_hand(shape text, name text, slice bigint, after bigint DEFAULT 0)
+LANGUAGE plpgsql AS $$
+DECLARE
+    last_position constant bigint := max(position) FROM cqrs.outbox;
+    statement constant text := format((SELECT by_hand FROM bench.shape WHERE shape.name = $1), name);
+BEGIN
+    FOR done IN after .. last_position - 1 BY slice LOOP
+        EXECUTE statement USING done, least(done + slice, last_position);
+        COMMIT;
+    END LOOP;
+END $$;
+
+-- What a read table of a shape shows; and what it should, by the query over all events of a table like the outbox.
+CREATE FUNCTION bench.checksum(read_table text, shape text) RETURNS text LANGUAGE sql
+RETURN bench.checksum_of(format('SELECT %s FROM %s', (SELECT seen FROM bench.shape WHERE shape.name = $2), $1));
+CREATE FUNCTION bench.checksum_by_query(shape text, events text DEFAULT 'cqrs.outbox') RETURNS text LANGUAGE sql
+RETURN bench.checksum_of(format('WITH events AS NOT MATERIALIZED (TABLE %s) %s', events,
+                                (SELECT query FROM bench.shape WHERE shape.name = $1)));
+
+-- By hand in the publisher's transaction: a statement trigger with the same upsert.
+CREATE FUNCTION bench.keep_by_statement_trigger() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO bench.by_hand AS o
+    SELECT aggregate_id, count(*), sum((payload->>'price')::numeric) FROM inserted GROUP BY aggregate_id
+    ON CONFLICT (order_id) DO UPDATE SET items = o.items + excluded.items, total = o.total + excluded.total;
+    RETURN NULL;
+END $$;
