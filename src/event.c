@@ -24,6 +24,7 @@
 #include "parser/parse_relation.h"
 #include "parser/parser.h"
 #include "utils/builtins.h"
+#include "utils/expandedrecord.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -208,13 +209,18 @@ cqrs_event_text(const CqrsEvent *event, TupleDesc desc, CqrsEventColumn column)
 }
 
 /*
- * The event as a composite value, in the current memory context where it has to
- * be copied: composite values hold no toast pointers.
+ * The event as a composite value, for one call of a function, in the current
+ * memory context: an expanded record, which PL/pgSQL takes over as it is, and
+ * which others flatten. It lies over the event's own tuple, so nothing is copied,
+ * and what is toasted is read where it is looked at. The event must live longer.
  */
 Datum
 cqrs_event_datum(const CqrsEvent *event, TupleDesc desc)
 {
-	return heap_copy_tuple_as_datum(event->tuple, desc);
+	ExpandedRecordHeader *record = make_expanded_record_from_tupdesc(desc, CurrentMemoryContext);
+
+	expanded_record_set_tuple(record, event->tuple, false, false);
+	return ExpandedRecordGetDatum(record);
 }
 
 /*
