@@ -15,14 +15,15 @@
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "parser/parse_func.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/fmgrprotos.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/regproc.h"
 #include "utils/syscache.h"
+#include "utils/varlena.h"
 
 #include "compat.h"
 #include "handler.h"
@@ -37,7 +38,7 @@ static uint64 catalog_changes = 1;
 
 static void handler_catalog_callback(Datum arg, int cacheid, uint32 hashvalue);
 static Oid	handler_resolve(CqrsProjection *projection);
-static Oid	handler_find(const char *signature);
+static Oid	handler_find(const CqrsProjection *projection);
 static void handler_error_callback(void *arg);
 
 /* Called once per process, from _PG_init. */
@@ -169,7 +170,7 @@ handler_resolve(CqrsProjection *projection)
 	if (projection->handler_checked == changes)
 		return projection->handler_oid;
 
-	function = handler_find(projection->handler);
+	function = handler_find(projection);
 	if (!OidIsValid(function))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_FUNCTION),
@@ -229,18 +230,24 @@ handler_catalog_callback(Datum arg, int cacheid, uint32 hashvalue)
 	catalog_changes++;
 }
 
-/* The function of that signature, or InvalidOid. */
+/*
+ * The function of the projection's handler's name that takes what its kind
+ * takes, or InvalidOid. The types are not looked up by the names that they had,
+ * because a reducer's is that of its read table, which can be renamed.
+ */
 static Oid
-handler_find(const char *signature)
+handler_find(const CqrsProjection *projection)
 {
-	LOCAL_FCINFO(fcinfo, 1);
-	Datum		result;
+	Oid			argtypes[CQRS_HANDLER_MAX_ARGS];
+	int			nargs = cqrs_handler_kind(projection)->argtypes(projection, argtypes);
+	const char *end = projection->handler;
 
-	InitFunctionCallInfoData(*fcinfo, NULL, 1, InvalidOid, NULL, NULL);
-	fcinfo->args[0].value = CStringGetTextDatum(signature);
-	fcinfo->args[0].isnull = false;
-	result = to_regprocedure(fcinfo);
-	return fcinfo->isnull ? InvalidOid : DatumGetObjectId(result);
+	for (bool quoted = false; *end != '\0' && (quoted || *end != '('); end++)
+		if (*end == '"')
+			quoted = !quoted;
+	return LookupFuncName(textToQualifiedNameList(cstring_to_text_with_len(projection->handler,
+																			end - projection->handler)),
+						  nargs, argtypes, true);
 }
 
 static void

@@ -11,6 +11,8 @@
 #include "event.h"
 #include "projection.h"
 
+#define CQRS_HANDLER_MAX_ARGS 2
+
 /* One call: the events that the projection wants out of one batch. */
 typedef struct CqrsHandlerCall
 {
@@ -36,6 +38,10 @@ typedef struct CqrsHandlerKind
 
 	/* does the signature say so? NULL for the kind without a function */
 	bool		(*matches) (Oid function);
+
+	/* what a projection's function of the kind takes; returns how many there are */
+	int			(*argtypes) (const CqrsProjection *projection,
+							 Oid argtypes[CQRS_HANDLER_MAX_ARGS]);
 
 	/* throw unless the read tables fit; NULL = any do */
 	void		(*check) (Oid function, const Oid *read_tables, int nread_tables);

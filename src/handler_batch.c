@@ -34,11 +34,14 @@
 #define FIRST_TRIGGER_OID 1
 
 static bool handler_batch_matches(Oid function);
+static int	handler_batch_argtypes(const CqrsProjection *projection,
+								   Oid argtypes[CQRS_HANDLER_MAX_ARGS]);
 static void handler_batch_apply(CqrsHandlerCall *call);
 
 const CqrsHandlerKind cqrs_handler_batch_kind = {
 	.name = "batch",
 	.matches = handler_batch_matches,
+	.argtypes = handler_batch_argtypes,
 	.apply = handler_batch_apply
 };
 
@@ -50,6 +53,12 @@ handler_batch_matches(Oid function)
 	Oid			rettype = get_func_signature(function, &argtypes, &nargs);
 
 	return nargs == 0 && rettype == TRIGGEROID;
+}
+
+static int
+handler_batch_argtypes(const CqrsProjection *projection, Oid argtypes[CQRS_HANDLER_MAX_ARGS])
+{
+	return 0;
 }
 
 static void

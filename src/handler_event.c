@@ -20,11 +20,14 @@
 #include "handler_event.h"
 
 static bool handler_event_matches(Oid function);
+static int	handler_event_argtypes(const CqrsProjection *projection,
+								   Oid argtypes[CQRS_HANDLER_MAX_ARGS]);
 static void handler_event_apply(CqrsHandlerCall *call);
 
 const CqrsHandlerKind cqrs_handler_event_kind = {
 	.name = "event",
 	.matches = handler_event_matches,
+	.argtypes = handler_event_argtypes,
 	.apply = handler_event_apply
 };
 
@@ -36,6 +39,13 @@ handler_event_matches(Oid function)
 	Oid			rettype = get_func_signature(function, &argtypes, &nargs);
 
 	return nargs == 1 && argtypes[0] == cqrs_event_type() && rettype == VOIDOID;
+}
+
+static int
+handler_event_argtypes(const CqrsProjection *projection, Oid argtypes[CQRS_HANDLER_MAX_ARGS])
+{
+	argtypes[0] = cqrs_event_type();
+	return 1;
 }
 
 static void
