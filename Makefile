@@ -10,7 +10,7 @@ MODULES_IN_ORDER = \
 	guc query event \
 	outbox outbox_read horizon read_table projection registry checkpoint \
 	view_expression view_filter view view_merge view_sql \
-	handler handler_event handler_batch handler_view \
+	handler handler_event handler_batch reducer reducer_table handler_reducer handler_view \
 	notify apply catchup mode rebuild \
 	inline_trigger shmem worker launcher \
 	define sql_args sql_publish sql_aggregate sql_guard sql_projection sql_view sql_progress sql_status \

@@ -38,9 +38,6 @@ CREATE FUNCTION wrong_event_trigger() RETURNS event_trigger LANGUAGE plpgsql AS 
 SELECT cqrs.create_projection('q', 'wrong_event_trigger()', '{u}'); \echo :SQLSTATE
 CREATE AGGREGATE wrong_aggregate(cqrs.event) (SFUNC = array_append, STYPE = cqrs.event[]);
 SELECT cqrs.create_projection('q', 'wrong_aggregate(cqrs.event)', '{u}'); \echo :SQLSTATE
--- reducers come later
-CREATE FUNCTION reducer(u, cqrs.event) RETURNS u LANGUAGE plpgsql AS 'BEGIN RETURN $1; END';
-SELECT cqrs.create_projection('q', 'reducer(u,cqrs.event)', '{u}'); \echo :SQLSTATE
 \set VERBOSITY default
 
 -- read tables

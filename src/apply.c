@@ -86,13 +86,15 @@ cqrs_apply_compute_keys(CqrsProjection *projection, CqrsBatch *batch, CqrsApplie
 
 /*
  * Give the selected events to the handler, as the projection's owner. The keys
- * are computed too if a notification is to tell them, by the handler if it can. Without call_handler
- * (publishers have applied the events) that is all. Errors are thrown.
+ * are computed too if the handler needs them, or a notification is to tell them
+ * and the handler does not. Without call_handler (publishers have applied the
+ * events) that is all. Errors are thrown.
  */
 void
 cqrs_apply_run(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applied,
 			   bool call_handler)
 {
+	const CqrsHandlerKind *kind = cqrs_handler_kind(projection);
 	MemoryContext old;
 	CqrsUserContext user;
 	CqrsWriters writers;
@@ -110,11 +112,17 @@ cqrs_apply_run(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applie
 
 	if (applied->nevents == 0)
 		return;
-	if (applied->keys == NULL && projection->notify == CQRS_NOTIFY_KEYS &&
-		!(call_handler && cqrs_handler_kind(projection)->tells_keys))
+	if (applied->keys == NULL &&
+		((call_handler && kind->needs_keys) ||
+		 (projection->notify == CQRS_NOTIFY_KEYS && !(call_handler && kind->tells_keys))))
 		cqrs_apply_compute_keys(projection, batch, applied);
 	if (!call_handler)
 		return;
+	if (kind->needs_keys)
+	{
+		call.keys = applied->keys;
+		call.nkeys = applied->nkeys;
+	}
 
 	error_context_stack = &callback;
 	apply_check_owner(projection);

@@ -16,6 +16,7 @@
 #include "handler.h"
 #include "handler_batch.h"
 #include "handler_event.h"
+#include "handler_reducer.h"
 #include "handler_view.h"
 #include "launcher.h"
 #include "outbox.h"
@@ -35,6 +36,7 @@ _PG_init(void)
 	cqrs_handler_init();
 	cqrs_handler_register(&cqrs_handler_event_kind);
 	cqrs_handler_register(&cqrs_handler_batch_kind);
+	cqrs_handler_register(&cqrs_handler_reducer_kind);
 	cqrs_handler_register(&cqrs_handler_view_kind);
 	cqrs_handler_view_init();
 

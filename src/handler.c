@@ -28,7 +28,7 @@
 #include "compat.h"
 #include "handler.h"
 
-#define MAX_KINDS 4
+#define MAX_KINDS 5
 
 static const CqrsHandlerKind *kinds[MAX_KINDS];
 static int	nkinds = 0;
@@ -81,7 +81,7 @@ cqrs_handler_classify(Oid function)
 			 errdetail("Its signature is none of those that a projection can call."),
 			 errhint("A handler is one of: f(cqrs.event) RETURNS void, called for each event; "
 					 "f() RETURNS trigger, called for each batch; "
-					 "f(T, cqrs.event) RETURNS T, T the row type of the one read table, a reducer (not yet supported).")));
+					 "f(T, cqrs.event) RETURNS T, T the row type of the one read table, a reducer, called for each event with the row of its key.")));
 }
 
 /* The form that a handler is stored in: its signature, with all schemas. */

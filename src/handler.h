@@ -22,8 +22,8 @@ typedef struct CqrsHandlerCall
 	CqrsEvent **events;			/* in position order */
 	int			nevents;		/* at least 1 */
 	int			current;		/* index of the event being handled; -1 = all */
-	text	  **keys;			/* filled by kinds that tell keys: what changed; */
-	int			nkeys;			/* in the batch's context */
+	text	  **keys;			/* the events', for kinds that need them; filled by */
+	int			nkeys;			/* those that tell: what changed, in batch->context */
 } CqrsHandlerCall;
 
 /*
@@ -33,6 +33,7 @@ typedef struct CqrsHandlerCall
 typedef struct CqrsHandlerKind
 {
 	const char *name;			/* as in cqrs.projection.kind */
+	bool		needs_keys;		/* does apply want the key of each event? */
 	bool		tells_keys;		/* does apply fill the call's keys? */
 	bool		handles_large_batches;	/* the larger, the better? */
 

@@ -269,9 +269,7 @@ inline_apply_chunk(CqrsProjection *projection, CqrsBatch *batch, bool only_chunk
 	/* where there are workers, one of them does that after commit */
 	if (!cqrs_outbox_has_waker())
 		cqrs_notify_send(projection, applied.events[applied.nevents - 1]->position,
-						 applied.nevents,
-						 projection->notify == CQRS_NOTIFY_KEYS ? applied.keys : NULL,
-						 applied.nkeys);
+						 applied.nevents, applied.keys, applied.nkeys);
 }
 
 /*

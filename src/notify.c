@@ -27,6 +27,7 @@ static bool notify_append_keys(StringInfo payload, text **keys, int nkeys);
 /*
  * Queue a notification for the end of the transaction. position is that of the
  * last of the nevents events, keys what changed, with repetitions; NULL = unknown.
+ * Whether keys are told is the projection's to say.
  */
 void
 cqrs_notify_send(const CqrsProjection *projection, int64 position, int nevents,
@@ -43,7 +44,8 @@ cqrs_notify_send(const CqrsProjection *projection, int64 position, int nevents,
 	appendStringInfo(&payload, ", \"position\": " INT64_FORMAT ", \"events\": %d, \"keys\": ",
 					 position, nevents);
 	head = payload.len;
-	if (keys == NULL || !notify_append_keys(&payload, keys, nkeys))
+	if (projection->notify != CQRS_NOTIFY_KEYS || keys == NULL ||
+		!notify_append_keys(&payload, keys, nkeys))
 	{
 		payload.len = head;
 		payload.data[head] = '\0';

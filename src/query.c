@@ -92,6 +92,9 @@ cqrs_query_run_on(CqrsQuery *query, const CqrsRows *rows, Datum *args,
 	static const char *const by_key[] = {
 		"enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit", NULL
 	};
+	static const char *const no_jit[] = {
+		"jit", NULL
+	};
 	RowReceiver receiver = {
 		.pub = {
 			.receiveSlot = row_receive,
@@ -116,7 +119,7 @@ cqrs_query_run_on(CqrsQuery *query, const CqrsRows *rows, Datum *args,
 	if (!(query->flags & (CQRS_QUERY_AS_CALLER | CQRS_QUERY_IN_PLACE)))
 		SetUserIdAndSecContext(query_owner(),
 							   sec_context | SECURITY_LOCAL_USERID_CHANGE);
-	if (shape ||
+	if (shape || (query->flags & CQRS_QUERY_NO_JIT) ||
 		(!(query->flags & CQRS_QUERY_IN_PLACE) &&
 		 strcmp(namespace_search_path, OUR_SEARCH_PATH) != 0))
 		nest_level = NewGUCNestLevel();
@@ -127,6 +130,8 @@ cqrs_query_run_on(CqrsQuery *query, const CqrsRows *rows, Datum *args,
 		query_set_off(indexed);
 	if (shape && (query->flags & CQRS_QUERY_BY_KEY))
 		query_set_off(by_key);
+	if (query->flags & CQRS_QUERY_NO_JIT)
+		query_set_off(no_jit);
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");

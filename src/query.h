@@ -23,6 +23,7 @@
 #define CQRS_QUERY_IN_PLACE 0x10	/* as the current user, under the settings of now */
 #define CQRS_QUERY_BY_KEY	0x20	/* few rows of large tables: plan for index lookups */
 #define CQRS_QUERY_CUSTOM	0x40	/* plan anew each time, for these arguments */
+#define CQRS_QUERY_NO_JIT	0x80	/* compile nothing: what is run once is not worth it */
 
 /*
  * A statement of ours. Objects of this type are static variables of the file
