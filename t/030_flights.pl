@@ -2,7 +2,7 @@
 # byte for byte, whichever way the read models of examples/flights are kept.
 #
 # Each way gets a database of its own. Some read models are created before there are events, the others when
-# half of them is there, and more events follow at once.
+# half of them is there, and more events follow at once. Views are all created before, or all at half.
 
 use strict;
 use warnings;
@@ -31,7 +31,13 @@ my @ways = (
 	{ mode => 'async',  per => 'event', batch_size => 7,   first => 3000, second => 4 },
 	{ mode => 'async',  per => 'batch', batch_size => 100, first => 333,  second => 5959 },
 	{ mode => 'inline', per => 'event', batch_size => 500, first => 50,   second => 777 },
-	{ mode => 'inline', per => 'batch', batch_size => 100, first => 800,  second => 20 });
+	{ mode => 'inline', per => 'batch', batch_size => 100, first => 800,  second => 20 },
+
+	# views
+	{ mode => 'async',  per => 'view', batch_size => 'NULL', first => 1000, second => 500 },
+	{ mode => 'inline', per => 'view', batch_size => 'NULL', first => 6000, second => 10 },
+	{ mode => 'async',  per => 'view', batch_size => 7,   first => 3000, second => 4,   at_half => 1 },
+	{ mode => 'inline', per => 'view', batch_size => 100, first => 333,  second => 777, at_half => 1 });
 
 my $node = PostgreSQL::Test::Cluster->new('flights');
 $node->init;
@@ -49,10 +55,12 @@ for my $way (@ways)
 	my $name = "$way->{mode} per $way->{per}"
 	  . ($way->{batch_size} eq 'NULL' ? '' : ", batches of $way->{batch_size}");
 	my $database = create_database();
+	my @early = $way->{per} ne 'view' ? qw(flight_board plane_summary) : $way->{at_half} ? () : 'views';
+	my @late = $way->{per} ne 'view' ? qw(carrier_month origin_day) : $way->{at_half} ? 'views' : ();
 
-	create_read_models($database, $way, qw(flight_board plane_summary));
+	create_read_models($database, $way, @early) if @early;
 	load($database, $way->{first}, $first_half);
-	create_read_models($database, $way, qw(carrier_month origin_day));
+	create_read_models($database, $way, @late) if @late;
 	load($database, $way->{second}, '--from-line', $half + 1, "$data/events.ndjson.gz");
 	await($database, $way->{mode});
 	compare($database, $name);
@@ -66,13 +74,13 @@ $node->reload;
 my $registered = grep { !/"event_type":"\w+Registered"/ } @lines[ 0 .. 2_709 ];
 is($registered, 0, 'the file begins with all that is registered');
 my $late = write_lines('late', @lines[ 2_710 .. $#lines ], @lines[ 0 .. 2_709 ]);
-for my $per (qw(event batch))
+for my $per (qw(event batch view))
 {
 	my $database = create_database();
 
 	load($database, 1000, $late);
 	create_read_models($database, { mode => 'async', per => $per, batch_size => 2000 },
-		qw(flight_board plane_summary carrier_month origin_day));
+		$per eq 'view' ? 'views' : qw(flight_board plane_summary carrier_month origin_day));
 	$node->safe_psql($database, 'CALL cqrs.catch_up()');
 	compare($database, "catch_up per $per, registered last");
 }

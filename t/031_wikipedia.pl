@@ -1,5 +1,6 @@
 # Real input: a day of Wikipedia's edits must give the answers that come with the data set, byte for byte. Text
-# in many scripts; keys other than the aggregate's id; read models that remember what they have seen.
+# in many scripts; keys other than the aggregate's id; read models that remember what they have seen. Kept by handlers
+# and by views.
 
 use strict;
 use warnings;
@@ -24,19 +25,22 @@ CONF
 $node->start;
 
 for my $way (
-	{ mode => 'async',  batch_size => 'NULL', transaction_size => 1000 },
-	{ mode => 'async',  batch_size => 300,    transaction_size => 5000 },
-	{ mode => 'inline', batch_size => 'NULL', transaction_size => 2000 })
+	{ file => 'read_models', mode => 'async',  batch_size => 'NULL', transaction_size => 1000 },
+	{ file => 'read_models', mode => 'async',  batch_size => 300,    transaction_size => 5000 },
+	{ file => 'read_models', mode => 'inline', batch_size => 'NULL', transaction_size => 2000 },
+	{ file => 'views',       mode => 'async',  batch_size => 'NULL', transaction_size => 1000 },
+	{ file => 'views',       mode => 'async',  batch_size => 300,    transaction_size => 5000 },
+	{ file => 'views',       mode => 'inline', batch_size => 'NULL', transaction_size => 2000 })
 {
-	my $name = "$way->{mode}, batches of $way->{batch_size}";
-	my $database = "$way->{mode}_" . lc $way->{batch_size};
+	my $name = "$way->{file}, $way->{mode}, batches of $way->{batch_size}";
+	my $database = "$way->{file}_$way->{mode}_" . lc $way->{batch_size};
 
 	$node->safe_psql('postgres', "CREATE DATABASE $database");
 	$node->safe_psql($database, 'CREATE EXTENSION cqrs_views');
 	$node->command_ok(
 		[
 			'psql', '-X', '-q', '-d', $database, '-v', "mode=$way->{mode}", '-v', "batch_size=$way->{batch_size}",
-			'-f', "$root/examples/wikipedia/read_models.sql"
+			'-f', "$root/examples/wikipedia/$way->{file}.sql"
 		],
 		"$name: create the read models");
 	$node->command_ok(
