@@ -65,6 +65,7 @@ static int	handler_view_narrow(CqrsProjection *projection, CqrsEvent **events, i
 static uint64 *handler_view_hash_keys(CqrsProjection *projection, CqrsEvent **events,
 									  int nevents, TupleDesc desc);
 static Maintained *view_get(const CqrsProjection *projection);
+static void views_sweep(void);
 static void view_forget(Maintained *maintained);
 static void view_make(Maintained *maintained, const CqrsProjection *projection);
 static void view_check_types(const CqrsView *view, Oid read_table);
@@ -240,6 +241,8 @@ view_get(const CqrsProjection *projection)
 		view_forget(maintained);
 	if (!found || maintained->context == NULL)
 	{
+		if (!found)
+			views_sweep();
 		memset(&maintained->valid, 0, sizeof(Maintained) - offsetof(Maintained, valid));
 		view_make(maintained, projection);
 		maintained->checked = changes;
@@ -252,16 +255,33 @@ view_get(const CqrsProjection *projection)
 	return maintained;
 }
 
+/* Forget the views whose projections are gone. */
+static void
+views_sweep(void)
+{
+	HASH_SEQ_STATUS status;
+	Maintained *maintained;
+
+	hash_seq_init(&status, views);
+	while ((maintained = hash_seq_search(&status)) != NULL)
+		if (cqrs_projection_get(maintained->projection) == NULL)
+		{
+			view_forget(maintained);
+			hash_search(views, &maintained->projection, HASH_REMOVE, NULL);
+		}
+}
+
 static void
 view_forget(Maintained *maintained)
 {
+	if (maintained->context == NULL)
+		return;
 	for (int i = 0; i < CQRS_QUERY_SIZE_CLASSES; i++)
 	{
 		cqrs_query_forget(&maintained->apply[i]);
 		cqrs_query_forget(&maintained->apply_telling[i]);
 	}
-	if (maintained->context != NULL)
-		MemoryContextDelete(maintained->context);
+	MemoryContextDelete(maintained->context);
 	maintained->context = NULL;
 }
 
