@@ -1,172 +1,151 @@
 # shellcheck shell=bash
 #
-# Suite drain: a backlog into one read table. Sourced by bench/run.
+# Suite drain: a backlog into one read table, by every kind of handler and size of batches. Sourced by bench/run.
 #
-# The floor for a batch handler is its statement, run by hand over slices of the batch's size, a commit each.
-# The floor for an event handler is the same upsert in a row trigger, which is an insert's part; what that
-# insert takes without the trigger is measured beside it, and the difference is what the trigger alone takes.
+# Each round publishes new events, and each way adds them to a read table of its own. A way's name says what it
+# is: by hand, slices_SIZE and bare; by the extension, KIND_SIZE, with _worker added where it is a worker's work
+# and not catch_up's.
 
 suite_drain() {
-	events=100000
+	local repetitions
+
 	repetitions=$(size 7 3)
+	drain sums 1000 10000 slices_10000 bare view_10000 view_10000_worker view_default batch_10000 batch_10000_worker \
+		reducer_10000 event_10000 event_10000_worker row_trigger no_trigger
+	drain_figures
 
-	drain_orders 1000 "" slices bare batch batch_worker row_trigger no_trigger event event_worker
+	# Here each batch touches every row of the read table, and the upsert is nearly all there is to do.
+	drain sums 10000 10000 slices_10000 bare view_10000 view_10000_worker view_default batch_10000 batch_10000_worker \
+		reducer_10000
+	drain_figures
 
-	# Here each slice touches every row of the read table, and the upsert is nearly all there is to do.
-	drain_orders 10000 " (every row in every batch)" slices bare batch batch_worker
+	drain sums 1000 1000 slices_1000 view_1000 view_1000_worker batch_1000 reducer_1000
+	drain_figures
+	drain sums 1000 100 slices_100 view_100 batch_100 reducer_100
+	drain_figures
 	workers on
 }
 
-# Measures the named ways with events of so many orders; the second argument is added to the figures' names.
-drain_orders() {
-	local orders=$1 remark=$2 ways=("${@:3}") i way expected=
-	declare -A took ratios
+# Notes how fast ways were, with this suite's targets, and all rates.
+drain_figures() {
+	local slices=slices_$batch
 
-	fresh_database
-	workers off
-	sql <<<"CALL bench.publish($events, orders => $orders); VACUUM (ANALYZE, FREEZE) cqrs.outbox; CHECKPOINT;"
-
-	# The first round only warms up.
-	for ((i = 0; i <= repetitions; i++)); do
-		for way in "${ways[@]}"; do
-			took[$way]=$("drain_$way")
-			check_drained "$way"
-		done
-		[ "$i" -gt 0 ] || continue
-		for way in batch batch_worker; do
-			ratios[$way]+=" $(quotient "${took[slices]}" "${took[$way]}")"
-		done
-		ratios[bare]+=" $(quotient "${took[bare]}" "${took[batch]}")"
-		if [ -n "${took[row_trigger]:-}" ]; then
-			took[upserts]=$(awk "BEGIN { print ${took[row_trigger]} - ${took[no_trigger]} }")
-			for way in event event_worker; do
-				ratios[$way]+=" $(quotient "${took[row_trigger]}" "${took[$way]}")"
-			done
-			ratios[upserts]+=" $(quotient "${took[upserts]}" "${took[event]}")"
-		fi
-		for way in "${!took[@]}"; do
-			ratios[ms_$way]+=" ${took[$way]}"
-		done
-	done
-
-	# shellcheck disable=SC2086 # lists of numbers
-	{
-		figure "batch handler, catch_up: speed against slices by hand$remark" ratio ">= 0.85" ${ratios[batch]}
-		figure "batch handler, worker: speed against slices by hand$remark" ratio ">= 0.85" ${ratios[batch_worker]}
-		figure "batch handler, catch_up: speed against one bare statement$remark" ratio "" ${ratios[bare]}
-		if [ -n "${took[upserts]:-}" ]; then
-			figure "event handler, catch_up: speed against a row trigger" ratio ">= 1" ${ratios[event]}
-			figure "event handler, worker: speed against a row trigger" ratio ">= 1" ${ratios[event_worker]}
-			figure "event handler, catch_up: speed against the row trigger's part alone" ratio "" ${ratios[upserts]}
-		fi
-		for way in "${ways[@]}" upserts; do
-			[ -z "${took[$way]:-}" ] || figure "$events events, ${meaning[$way]}$remark" ms "" ${ratios[ms_$way]}
-		done
-	}
+	speed_figure "view, catch_up, against slices by hand" "$([ "$batch" = 100 ] || echo '>= 0.95')" "view_$batch" "$slices"
+	speed_figure "view, worker, against slices by hand" ">= 0.95" "view_${batch}_worker" "$slices"
+	speed_figure "view, default batches, against one bare statement" ">= 0.7" view_default bare
+	speed_figure "batch handler, catch_up, against slices by hand" \
+		"$([ "$batch" != 10000 ] || echo '>= 0.85')" "batch_$batch" "$slices"
+	speed_figure "batch handler, worker, against slices by hand" ">= 0.85" "batch_${batch}_worker" "$slices"
+	speed_figure "reducer, catch_up, against slices by hand" "" "reducer_$batch" "$slices"
+	speed_figure "event handler, catch_up, against a row trigger" ">= 1" event_10000 row_trigger
+	speed_figure "event handler, worker, against a row trigger" ">= 1" event_10000_worker row_trigger
+	drain_rates
 }
 
-declare -A meaning=(
-	[slices]="by hand in slices of 10,000"
-	[bare]="by hand in one bare statement"
-	[batch]="batch handler, catch_up"
-	[batch_worker]="batch handler, worker"
-	[row_trigger]="row trigger, and filling its table"
-	[no_trigger]="filling that table alone"
-	[upserts]="row trigger alone, by difference"
-	[event]="event handler, catch_up"
-	[event_worker]="event handler, worker"
-)
+# Notes how many events a second all ways managed.
+drain_rates() {
+	rate_figures "$events" "slices_$batch" "by hand in slices of $batch" bare "by hand in one bare statement" \
+		"view_$batch" "view, catch_up" "view_${batch}_worker" "view, worker" \
+		view_default "view, default batches, catch_up" view_default_worker "view, default batches, worker" \
+		"batch_$batch" "batch handler, catch_up" "batch_${batch}_worker" "batch handler, worker" \
+		"reducer_$batch" "reducer, catch_up" "event_$batch" "event handler, catch_up" \
+		"event_${batch}_worker" "event handler, worker" \
+		row_trigger "row trigger, and filling its table" no_trigger "filling that table alone"
+}
 
-# Ends the run unless a way has made what the first one made.
-check_drained() {
-	local read_table=bench.by_hand found
+# Measures ways. Arguments: the shape, the number of orders, the size of batches that the part is about, the ways.
+drain() {
+	local way kind
+
+	shape=$1 orders=$2 batch=$3 ways=("${@:4}") events=100000
+	part "100,000 events of $orders orders, batches of $batch"
+	fresh_database shapes.sql
+	workers off
+	tables=()
+	for way in "${ways[@]}"; do
+		kind=${way%%_*}
+		case $kind in
+			slices | bare) sql <<<"CALL bench.create_way('$shape', 'hand', '$way')" ;;
+			row | no) continue ;;
+			*) sql <<<"CALL bench.create_way('$shape', '$kind', '$way', $(drain_batch_size "$way"))" ;;
+		esac
+		tables+=("bench.$way")
+	done
+	sql <<<'CREATE TRIGGER keep AFTER INSERT ON bench.plain_outbox
+		FOR EACH ROW EXECUTE FUNCTION bench.keep_by_row_trigger()'
+	measure_in_turns drain "$repetitions" "${ways[@]}"
+}
+
+# Prints the batch size that a way's name says, or NULL.
+drain_batch_size() {
+	local size=${1#*_}
+
+	size=${size%_worker}
+	if [ "$size" = default ]; then echo NULL; else echo "$size"; fi
+}
+
+drain_prepare() {
+	before=$(sql <<<'SELECT coalesce(max(position), 0) FROM cqrs.outbox')
+	sql <<-SQL
+		CALL bench.publish($events, orders => $orders, status_every => $([ "$shape" = last ] && echo 7 || echo NULL));
+		VACUUM (ANALYZE, FREEZE) cqrs.outbox;
+		VACUUM (ANALYZE) bench.by_hand, $(IFS=,; echo "${tables[*]}");
+		TRUNCATE bench.plain_outbox;
+		CHECKPOINT;
+	SQL
+}
+
+# Ends the run unless all ways' tables show what the query over all events does.
+drain_check() {
+	local expected table
+
+	expected=$(sql <<<"SELECT bench.checksum_by_query('$shape')")
+	for table in "${tables[@]}"; do
+		same_work "read table of ${table#bench.}" \
+			"$(sql <<<"SELECT bench.checksum('${table#bench.}', '$shape')")" "$expected"
+	done
+	case " ${ways[*]} " in
+		*" row_trigger "*) same_work "table of the row trigger" \
+			"$(sql <<<"SELECT bench.checksum('by_hand', '$shape')")" "$expected" ;;
+	esac
+}
+
+drain_measure() {
+	local slice=1000000000
 
 	case $1 in
-		no_trigger) return ;;
-		batch* | event*) read_table=bench.by_engine ;;
+		slices_* | bare)
+			[ "$1" = bare ] || slice=${1#slices_}
+			measured <<-SQL
+				SET synchronous_commit = off;
+				\timing on
+				CALL bench.keep_shape_by_hand('$shape', '$1', $slice, after => $before);
+			SQL
+			;;
+		row_trigger | no_trigger)
+			measured <<-SQL
+				TRUNCATE bench.plain_outbox;
+				ALTER TABLE bench.plain_outbox $([ "$1" = row_trigger ] && echo ENABLE || echo DISABLE) TRIGGER keep;
+				SET synchronous_commit = off;
+				\timing on
+				CALL bench.copy_by_hand(10000, after => $before);
+			SQL
+			;;
+		*_worker)
+			workers on
+			resume_for_worker "$1" "bench.$1"
+			sql <<<"SELECT cqrs.pause_projection('$1')" >/dev/null
+			workers off
+			;;
+		*)
+			measured <<-SQL
+				SELECT cqrs.resume_projection('$1') \g /dev/null
+				SET synchronous_commit = off;
+				\timing on
+				CALL cqrs.catch_up('$1');
+				\timing off
+				SELECT cqrs.pause_projection('$1') \g /dev/null
+			SQL
+			;;
 	esac
-	found=$(sql <<<"SELECT bench.checksum('$read_table')")
-	: "${expected:=$found}"
-	same_work "read table of $1" "$found" "$expected"
-}
-
-drain_slices() {
-	milliseconds <<-'SQL'
-		TRUNCATE bench.by_hand;
-		SET synchronous_commit = off;
-		\timing on
-		CALL bench.keep_by_hand(10000);
-	SQL
-}
-
-drain_bare() {
-	milliseconds <<-'SQL'
-		TRUNCATE bench.by_hand;
-		SET synchronous_commit = off;
-		\timing on
-		CALL bench.keep_by_hand(1000000000);
-	SQL
-}
-
-drain_batch() {
-	drain_by_catch_up 'bench.keep()'
-}
-
-drain_event() {
-	drain_by_catch_up 'bench.keep(cqrs.event)'
-}
-
-drain_batch_worker() {
-	drain_by_worker 'bench.keep()'
-}
-
-drain_event_worker() {
-	drain_by_worker 'bench.keep(cqrs.event)'
-}
-
-drain_row_trigger() {
-	milliseconds <<-'SQL'
-		TRUNCATE bench.by_hand, bench.plain_outbox;
-		ALTER TABLE bench.plain_outbox ENABLE TRIGGER keep;
-		SET synchronous_commit = off;
-		\timing on
-		CALL bench.copy_by_hand(10000);
-	SQL
-}
-
-drain_no_trigger() {
-	milliseconds <<-'SQL'
-		TRUNCATE bench.plain_outbox;
-		ALTER TABLE bench.plain_outbox DISABLE TRIGGER keep;
-		SET synchronous_commit = off;
-		\timing on
-		CALL bench.copy_by_hand(10000);
-	SQL
-}
-
-# Drains the outbox in a session, without workers.
-drain_by_catch_up() {
-	workers off
-	milliseconds -v handler="$1" <<-'SQL'
-		SELECT cqrs.drop_projection(name) FROM cqrs.projection;
-		TRUNCATE bench.by_engine;
-		SELECT cqrs.create_projection('bench', :'handler', '{bench.by_engine}');
-		SET synchronous_commit = off;
-		\timing on
-		CALL cqrs.catch_up('bench');
-	SQL
-}
-
-# Drains the outbox by a worker that sleeps when told to begin.
-drain_by_worker() {
-	sql -v handler="$1" <<-'SQL' >/dev/null
-		SELECT cqrs.drop_projection(name) FROM cqrs.projection;
-		TRUNCATE bench.by_engine;
-		BEGIN;
-		SELECT cqrs.create_projection('bench', :'handler', '{bench.by_engine}');
-		SELECT cqrs.pause_projection('bench');
-		COMMIT;
-	SQL
-	workers on
-	resume_for_worker bench bench.by_engine
 }

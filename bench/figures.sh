@@ -1,37 +1,35 @@
 # shellcheck shell=bash
 #
-# Figures: medians, targets, the table at the end and the CSV file. Sourced by bench/run.
+# Figures: ways measured in turns, medians, ratios, targets. Sourced by bench/run.
+#
+# A way is measured by a function that prints two numbers: milliseconds that passed, and milliseconds of
+# processor time that the server needed, or "-" where nobody counts that.
 
-failed_targets=0
-other_work=0
+# What ways took, a list for each, as measure_in_turns leaves it.
+declare -A taken used
 
-# Starts the CSV file.
-figures_begin() {
-	csv_file=$1
-	echo "suite,what,measured,low,high,unit,target,verdict" >"$csv_file"
+# Says what the figures that follow have in common.
+part() {
+	part=$1
+	[ -z "$part" ] || printf '   -- %s\n' "$part" >&2
 }
 
 # Notes a figure: what it is, its unit, the target ("" for none, else ">= X" or "< X"), the values measured.
 # The figure is their median.
 figure() {
-	local what=$1 unit=$2 target=$3 values median low high verdict=
+	local what=$1 unit=$2 target=$3 values median verdict=
 	shift 3
 
+	[ $# -gt 0 ] && [ "$1" != - ] || return 0
 	values=$(printf '%s\n' "$@" | sort -g)
 	median=$(median "$@")
-	low=$(head -n 1 <<<"$values")
-	high=$(tail -n 1 <<<"$values")
 	if [ -n "$target" ]; then
-		if awk "BEGIN { exit !($median $target) }"; then
-			verdict=pass
-		else
-			verdict=FAIL
-			failed_targets=$((failed_targets + 1))
-		fi
+		verdict=FAIL
+		awk "BEGIN { exit !($median $target) }" && verdict=pass
 	fi
-	printf '%s,"%s",%s,%s,%s,%s,%s,%s\n' "$suite" "$what" "$median" "$low" "$high" "$unit" "$target" "$verdict" \
-		>>"$csv_file"
-	printf '   %-72s %10.4g %s %s\n' "$what" "$median" "$unit" "$verdict" >&2
+	printf '%s,"%s","%s",%s,%s,%s,%s,%s,%s,%s\n' "$suite" "$part" "$what" "$unit" "$median" \
+		"$(head -n 1 <<<"$values")" "$(tail -n 1 <<<"$values")" $# "$target" "$verdict" >>"$csv_file"
+	printf "   %-72s %10s %s %s\n" "$what" "$(awk "$report_number BEGIN { print number($median) }")" "$unit" "$verdict" >&2
 }
 
 # Ends the run when two sides did different work: their figures say nothing then. Takes what is compared, and
@@ -43,70 +41,77 @@ same_work() {
 	}
 }
 
-# The median of the arguments.
-median() {
-	printf '%s\n' "$@" | sort -g | awk '{ v[NR] = $1 } END {
-		print (NR % 2) ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'
-}
-
-# What ways took, a list for each, as measure_in_turns leaves it.
-declare -A taken
-
 # Measures ways in turns: a round that only warms up, then so many that count, every other one in the opposite
-# order. PREFIX_WAY prints what a way took; PREFIX_prepare comes before each round, and PREFIX_check, which ends
-# the run unless all did the same work, after it. Arguments: the prefix, the rounds, the ways.
+# order. PREFIX_measure measures the way that it is told; PREFIX_prepare comes before each round, and
+# PREFIX_check, which ends the run unless all did the same work, after it. Arguments: the prefix, the rounds, the
+# ways.
 measure_in_turns() {
 	local prefix=$1 rounds=$2 ways=("${@:3}") order i way took
 
 	taken=()
+	used=()
 	for ((i = 0; i <= rounds; i++)); do
 		order=("${ways[@]}")
 		[ $((i % 2)) -eq 0 ] || mapfile -t order < <(printf '%s\n' "${ways[@]}" | tac)
 		"${prefix}_prepare"
 		for way in "${order[@]}"; do
-			took=$("${prefix}_$way")
-			[ "$i" -eq 0 ] || taken[$way]+=" $took"
+			took=$("${prefix}_measure" "$way")
+			[ "$i" -gt 0 ] || continue
+			taken[$way]+=" ${took% *}"
+			used[$way]+=" ${took#* }"
 		done
 		"${prefix}_check"
 	done
 }
 
-# Prints the quotients of what two ways took, round by round.
-ratios() {
-	# shellcheck disable=SC2086 # lists of numbers
-	paste -d ' ' <(printf '%s\n' ${taken[$1]}) <(printf '%s\n' ${taken[$2]}) |
-		awk '{ printf "%.4f\n", $1 / $2 }'
-}
-
-# Notes how fast a way was against another, as a figure. Arguments: what it is, its target, the way, the other
-# one.
+# Notes how fast a way was against another, and how fast it would be if only processor time counted: other load
+# on the machine weighs less there. Arguments: what it is, its target, the way, the other one.
 speed_figure() {
-	# shellcheck disable=SC2046 # a list of numbers
-	figure "$1" ratio "$2" $(ratios "$4" "$3")
+	local way=$3 other=$4
+
+	[ -n "${taken[$way]:-}" ] || return 0
+	# shellcheck disable=SC2046 # lists of numbers
+	{
+		figure "$1" ratio "$2" $(quotients "${taken[$other]}" "${taken[$way]}")
+		figure "$1, by processor time" ratio "" $(quotients "${used[$other]}" "${used[$way]}")
+	}
 }
 
-# Notes how many transactions a second a way made against another, as a figure: the other way round.
-tps_figure() {
-	speed_figure "$1" "$2" "$4" "$3"
+# Notes how many events a second the ways managed, and what one took of the server's processor time. Arguments:
+# the number of events; then, for each way, its name and what to call it.
+rate_figures() {
+	local events=$1 way
+	shift
+
+	# shellcheck disable=SC2046 # lists of numbers
+	while [ $# -gt 0 ]; do
+		way=$1
+		if [ -n "${taken[$way]:-}" ]; then
+			figure "$2" events/s "" $(quotients "$events.0e3" "${taken[$way]}")
+			figure "$2: processor time of an event" us "" $(quotients "${used[$way]}" "$events.0e-3")
+		fi
+		shift 2
+	done
+}
+
+# Prints the quotients of two lists of numbers, one after the other. A single number stands for a list of it; a
+# list that begins with "-" has no quotients.
+quotients() {
+	awk -v over="$1" -v under="$2" 'BEGIN {
+		n = split(over, o, " "); m = split(under, u, " ")
+		if (o[1] == "-" || u[1] == "-") exit
+		for (i = 1; i <= (n > m ? n : m); i++)
+			printf "%.4f\n", (n == 1 ? o[1] : o[i]) / (m == 1 ? u[1] : u[i])
+	}'
 }
 
 # Prints the quotient of two numbers.
 quotient() {
-	awk "BEGIN { printf \"%.4f\\n\", $1 / $2 }"
+	quotients "$1" "$2"
 }
 
-# Prints the table, and fails when a target was missed.
-figures_end() {
-	echo
-	awk -F , 'function cell(text) { gsub(/"/, "", text); return text }
-		BEGIN { printf "%-8s %-72s %10s %21s %-6s %-8s %s\n",
-			"suite", "what", "median", "lowest .. highest", "unit", "target", "" }
-		NR > 1 {
-			n = split($0, part, "\""); what = part[2]; split(part[3], rest, ",")
-			printf "%-8s %-72s %10.4g %9.4g .. %8.4g %-6s %-8s %s\n",
-				$1, what, rest[2], rest[3], rest[4], rest[5], rest[6], rest[7]
-		}' "$csv_file"
-	echo
-	echo "$failed_targets of $(grep -cE '(pass|FAIL)$' "$csv_file") targets missed; figures in $csv_file"
-	[ "$failed_targets" -eq 0 ]
+# The median of the arguments.
+median() {
+	printf '%s\n' "$@" | sort -g | awk '{ v[NR] = $1 } END {
+		print (NR % 2) ? v[(NR + 1) / 2] : (v[NR / 2] + v[NR / 2 + 1]) / 2 }'
 }

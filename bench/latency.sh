@@ -13,7 +13,6 @@ suite_latency() {
 
 	seconds=$(size 20 5)
 	rounds=$(size 5 3)
-	sql <"$bench/orders.sql"
 	sql <"$bench/latency.sql"
 
 	# The first round only warms up.
@@ -55,7 +54,7 @@ latency_of() {
 	SQL
 	if [ "$1" = poll ]; then
 		workers off
-		run_psql -d "$suite" -c 'CALL bench.poll()' >/dev/null 2>&1 &
+		run_psql -d "$database" -c 'CALL bench.poll()' >/dev/null 2>&1 &
 		poller=$!
 	else
 		workers on

@@ -8,7 +8,6 @@ suite_memory() {
 	local events pid now samples=() tenth early late
 
 	events=$(size 5000000 500000)
-	sql <"$bench/orders.sql"
 	sql >/dev/null <<-SQL
 		SELECT cqrs.create_projection('bench', 'bench.keep()', '{bench.by_engine}');
 		SELECT cqrs.pause_projection('bench');

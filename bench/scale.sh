@@ -16,9 +16,8 @@ suite_scale() {
 	many=$(size 10000000 1000000)
 	fresh=10000
 	turns=$(size 7 5)
-	run_psql -c 'CREATE DATABASE scale_few' -c 'CREATE DATABASE scale_many'
 	for size_name in few many; do
-		scale_sql "$size_name" <"$bench/orders.sql"
+		database=scale_$size_name fresh_database
 		scale_sql "$size_name" <<-SQL
 			CREATE TABLE bench.unrelated (i integer);
 			CREATE TABLE bench.log (position bigint PRIMARY KEY, order_id text, price numeric);
@@ -31,7 +30,7 @@ suite_scale() {
 			VACUUM (ANALYZE, FREEZE) cqrs.outbox;
 		SQL
 	done
-	suite=scale_few workers off
+	database=scale_few workers off
 	run_psql -c CHECKPOINT
 
 	# The large one once, the small one around it.
@@ -82,14 +81,14 @@ scale_sql() {
 	local name=$1
 	shift
 
-	suite=scale_$name sql "$@"
+	database=scale_$name sql "$@"
 }
 
 # Prints how many microseconds an event takes when a database's whole outbox is processed.
 scale_whole() {
 	local took
 
-	took=$(suite=scale_$1 milliseconds <<-'SQL'
+	took=$(database=scale_$1 measured <<-'SQL'
 		SELECT cqrs.drop_projection(name) FROM cqrs.projection;
 		TRUNCATE bench.by_engine;
 		SELECT cqrs.create_projection('bench', 'bench.keep()', '{bench.by_engine}');
@@ -98,7 +97,7 @@ scale_whole() {
 		CALL cqrs.catch_up('bench');
 	SQL
 	)
-	quotient "$took" "$2e-3"
+	quotient "${took% *}" "$2e-3"
 }
 
 # Opens a transaction in each database that writes something and then does nothing; their processes are the
@@ -134,12 +133,12 @@ scale_turns() {
 scale_fresh() {
 	local took
 
-	took=$(suite=scale_$1 milliseconds <<-SQL
+	took=$(database=scale_$1 measured <<-SQL
 				SET synchronous_commit = off;
 		CALL bench.publish($fresh, 100);
 		\timing on
 		CALL cqrs.catch_up('log');
 	SQL
 	)
-	quotient "$took" "$fresh.0e-3"
+	quotient "${took% *}" "$fresh.0e-3"
 }

@@ -1,144 +1,38 @@
 # shellcheck shell=bash
 #
-# Suite views: read tables kept by a query, against the same by hand. Sourced by bench/run.
+# Suite views: read tables kept by a query or a reducer, against the same by hand. Sourced by bench/run.
 #
 # By hand is the statement that one would write: INSERT .. SELECT .. GROUP BY .. ON CONFLICT DO UPDATE, over the
-# same events, into a table with the same key. bench.shape has both.
+# same events, into a table with the same key. shapes.sql has both.
 
 suite_views() {
+	local repetitions
+
 	repetitions=$(size 7 3)
-	views_drain sums 1000 "" slices bare view worker backlog backlog_worker
-	views_drain sums 10000 " (every row in every batch)" slices bare view worker backlog
-	views_drain last 1000 " with a last value" slices view
+	drain sums 1000 10000 slices_10000 bare view_10000 view_10000_worker view_default view_default_worker \
+		reducer_10000 event_10000
+	views_drain_figures
+	drain sums 10000 10000 slices_10000 bare view_10000 view_10000_worker view_default reducer_10000 event_10000
+	views_drain_figures
+	drain last 1000 10000 slices_10000 view_10000
+	part "$part, with a last value"
+	views_drain_figures
+
 	views_inline
 	views_create
 	views_flights
 	workers on
 }
 
-# ---------------------------------------------------------------------------------------------------------
-# A backlog into a read table that has rows
-# ---------------------------------------------------------------------------------------------------------
-
-# Each round publishes new events, and each way adds them to a read table of its own. Arguments: the shape, the
-# number of orders, what to add to the figures' names, the ways.
-views_drain() {
-	local shape=$1 orders=$2 remark=$3 ways=("${@:4}") way events=100000 before
-
-	fresh_database
-	sql <"$bench/views.sql"
-	workers off
-	for way in "${ways[@]}"; do
-		case $way in
-			slices | bare) sql <<<"CALL bench.create_by_hand('$shape', 'bench.$way')" ;;
-			backlog*) views_create_paused "$shape" "$way" NULL ;;
-			*) views_create_paused "$shape" "$way" 10000 ;;
-		esac
-	done
-	measure_in_turns views_drain "$repetitions" "${ways[@]}"
-
-	views_drain_figure ">= 0.9" view slices "catch_up: speed against slices by hand"
-	views_drain_figure ">= 0.9" worker slices "worker: speed against slices by hand"
-	views_drain_figure ">= 0.625" backlog bare "default batches, catch_up: speed against one bare statement"
-	views_drain_figure ">= 0.625" backlog_worker bare "default batches, worker: speed against one bare statement"
-	for way in "${ways[@]}"; do
-		# shellcheck disable=SC2086 # a list of numbers
-		figure "$events events, ${views_meaning[$way]}$remark" ms "" ${taken[$way]}
-	done
-}
-
-declare -A views_meaning=(
-	[slices]="by hand in slices of 10,000"
-	[bare]="by hand in one bare statement"
-	[view]="view, batches of 10,000, catch_up"
-	[worker]="view, batches of 10,000, worker"
-	[backlog]="view, default batches, catch_up"
-	[backlog_worker]="view, default batches, worker"
-)
-
-# Notes how fast a way was, if it was measured.
-views_drain_figure() {
-	[ -z "${taken[$2]:-}" ] || speed_figure "view$remark, $4" "$1" "$2" "$3"
-}
-
-# Creates a view in the schema bench that waits to be resumed. Arguments: the shape, the name, the batch size.
-views_create_paused() {
-	sql >/dev/null <<-SQL
-		SET search_path = bench;
-		SELECT cqrs.create_view('$2', query, batch_size => $3) FROM bench.shape WHERE name = '$1';
-		SELECT cqrs.pause_projection('$2');
-	SQL
-}
-
-views_drain_prepare() {
-	before=$(sql <<<'SELECT coalesce(max(position), 0) FROM cqrs.outbox')
-	sql <<-SQL
-		CALL bench.publish($events, orders => $orders, status_every => $([ "$shape" = last ] && echo 7 || echo NULL));
-		VACUUM (ANALYZE, FREEZE) cqrs.outbox;
-		VACUUM (ANALYZE) $(printf 'bench.%s\n' "${ways[@]}" | paste -sd ,);
-		CHECKPOINT;
-	SQL
-}
-
-# Ends the run unless all ways' tables show what the query over all events does.
-views_drain_check() {
-	local expected
-
-	expected=$(sql <<<"SELECT bench.checksum_by_query('$shape')")
-	for way in "${ways[@]}"; do
-		same_work "read table of $way" "$(sql <<<"SELECT bench.checksum('bench.$way', '$shape')")" "$expected"
-	done
-}
-
-views_drain_slices() {
-	views_by_hand slices 10000
-}
-
-views_drain_bare() {
-	views_by_hand bare 1000000000
-}
-
-# Adds the new events to a table by hand, in slices of some size.
-views_by_hand() {
-	milliseconds <<-SQL
-		SET synchronous_commit = off;
-		\timing on
-		CALL bench.keep_shape_by_hand('$shape', 'bench.$1', $2, after => $before);
-	SQL
-}
-
-views_drain_view() {
-	views_by_catch_up view
-}
-
-views_drain_backlog() {
-	views_by_catch_up backlog
-}
-
-views_by_catch_up() {
-	milliseconds <<-SQL
-		SELECT cqrs.resume_projection('$1') \g /dev/null
-		SET synchronous_commit = off;
-		\timing on
-		CALL cqrs.catch_up('$1');
-		\timing off
-		SELECT cqrs.pause_projection('$1') \g /dev/null
-	SQL
-}
-
-views_drain_worker() {
-	views_by_worker worker
-}
-
-views_drain_backlog_worker() {
-	views_by_worker backlog_worker
-}
-
-views_by_worker() {
-	workers on
-	resume_for_worker "$1" "bench.$1"
-	sql <<<"SELECT cqrs.pause_projection('$1')" >/dev/null
-	workers off
+# Notes how fast ways were, with this suite's targets, and all rates.
+views_drain_figures() {
+	speed_figure "view, catch_up, against slices by hand" ">= 0.9" view_10000 slices_10000
+	speed_figure "view, worker, against slices by hand" ">= 0.9" view_10000_worker slices_10000
+	speed_figure "view, default batches, catch_up, against one bare statement" ">= 0.625" view_default bare
+	speed_figure "view, default batches, worker, against one bare statement" ">= 0.625" view_default_worker bare
+	speed_figure "reducer in plpgsql, catch_up, against slices by hand" ">= 0.5" reducer_10000 slices_10000
+	speed_figure "event handler of the same logic, against slices by hand" "" event_10000 slices_10000
+	drain_rates
 }
 
 # ---------------------------------------------------------------------------------------------------------
@@ -146,17 +40,12 @@ views_by_worker() {
 # ---------------------------------------------------------------------------------------------------------
 
 # Single rows, into three tables of the same columns and indexes: the outbox with an inline view, a table with a
-# statement trigger that does the same upsert, and one with nothing to do.
+# statement trigger that does the same upsert, and one with nothing to do. The view is measured twice: as it is by
+# default, where a worker notifies listeners after the commit, and without notifications, as the trigger has none.
 views_inline() {
-	local seconds commit clients remark
-
-	# shellcheck disable=SC2034 # publish_tps reads it
-	seconds=$(size 10 2)
-	fresh_database
-	sql <"$bench/views.sql"
+	fresh_database shapes.sql
 	workers on
 	sql >/dev/null <<-'SQL'
-		DROP TRIGGER keep ON bench.plain_outbox;
 		CREATE TABLE bench.bare_outbox (LIKE bench.plain_outbox INCLUDING ALL);
 		CREATE TRIGGER keep AFTER INSERT ON bench.plain_outbox REFERENCING NEW TABLE AS inserted
 		    FOR EACH STATEMENT EXECUTE FUNCTION bench.keep_by_statement_trigger();
@@ -164,14 +53,15 @@ views_inline() {
 		SELECT cqrs.create_view('view', query, mode => 'inline') FROM bench.shape WHERE name = 'sums';
 	SQL
 
+	seconds=$(size 10 2)
 	for commit in on off; do
 		for clients in 1 8; do
-			measure_in_turns views_inline "$repetitions" view trigger bare
-			remark="inline view, $clients client$([ "$clients" = 1 ] || echo s), synchronous_commit=$commit"
-			tps_figure "$remark: tps against a statement trigger" ">= 1" view trigger
-			tps_figure "$remark: tps against a plain insert" "" view bare
-			# shellcheck disable=SC2086 # a list of numbers
-			figure "$remark: events a second" tps "" ${taken[view]}
+			part "inline, single rows, $clients client$([ "$clients" = 1 ] || echo s), synchronous_commit=$commit"
+			measure_in_turns views_inline "$repetitions" view quiet trigger bare
+			speed_figure "view, against a statement trigger" ">= 1" view trigger
+			speed_figure "view without notifications, against a statement trigger" ">= 1" quiet trigger
+			speed_figure "view, against a plain insert" "" view bare
+			rate_figures 1 bare "plain insert" trigger "statement trigger" quiet "view without notifications" view "view"
 		done
 	done
 }
@@ -182,22 +72,19 @@ views_inline_prepare() {
 
 # Compares with the query over each table, as the clients drew their orders at random.
 views_inline_check() {
-	same_work "read table of the inline view" "$(sql <<<"SELECT bench.checksum('bench.view', 'sums')")" \
+	same_work "read table of the inline view" "$(sql <<<"SELECT bench.checksum('view', 'sums')")" \
 		"$(sql <<<"SELECT bench.checksum_by_query('sums')")"
-	same_work "table of the statement trigger" "$(sql <<<"SELECT bench.checksum('bench.by_hand', 'sums')")" \
+	same_work "table of the statement trigger" "$(sql <<<"SELECT bench.checksum('by_hand', 'sums')")" \
 		"$(sql <<<"SELECT bench.checksum_by_query('sums', 'bench.plain_outbox')")"
 }
 
-views_inline_view() {
-	publish_tps cqrs.outbox "$commit" "$clients"
-}
-
-views_inline_trigger() {
-	publish_tps bench.plain_outbox "$commit" "$clients"
-}
-
-views_inline_bare() {
-	publish_tps bench.bare_outbox "$commit" "$clients"
+views_inline_measure() {
+	case $1 in
+		view) publish_by_inserts cqrs.outbox "SELECT cqrs.alter_projection('view', notify => 'keys')" ;;
+		quiet) publish_by_inserts cqrs.outbox "SELECT cqrs.alter_projection('view', notify => 'none')" ;;
+		trigger) publish_by_inserts bench.plain_outbox ;;
+		bare) publish_by_inserts bench.bare_outbox ;;
+	esac
 }
 
 # ---------------------------------------------------------------------------------------------------------
@@ -205,26 +92,16 @@ views_inline_bare() {
 # ---------------------------------------------------------------------------------------------------------
 
 views_create() {
-	local events
-
 	events=$(size 1000000 200000)
-	fresh_database
-	sql <"$bench/views.sql"
+	part "creating a view over $events events of 10,000 orders"
+	fresh_database shapes.sql
 	workers off
 	sql <<<"CALL bench.publish($events, orders => 10000); VACUUM (ANALYZE, FREEZE) cqrs.outbox; CHECKPOINT;"
 
-	shape=sums measure_in_turns views_create "$(size 5 3)" view bare
-	speed_figure "creating a view over $events events: speed against one bare statement" ">= 0.77" view bare
-	views_create_figures "$events events"
-}
-
-# Notes the times of both.
-views_create_figures() {
-	# shellcheck disable=SC2086 # lists of numbers
-	{
-		figure "$1, creating a view" ms "" ${taken[view]}
-		figure "$1, creating a table with the key and filling it by a bare statement" ms "" ${taken[bare]}
-	}
+	shape=sums
+	measure_in_turns views_create "$(size 5 3)" view bare
+	speed_figure "view, against a table with the key filled by one statement" ">= 0.77" view bare
+	rate_figures "$events" bare "by hand" view "view"
 }
 
 views_create_prepare() {
@@ -240,27 +117,27 @@ views_create_check() {
 	local expected
 
 	expected=$(sql <<<"SELECT bench.checksum_by_query('$shape')")
-	same_work "the new view's table" "$(sql <<<"SELECT bench.checksum('bench.view', '$shape')")" "$expected"
-	same_work "the table filled by hand" "$(sql <<<"SELECT bench.checksum('bench.bare', '$shape')")" "$expected"
+	same_work "the new view's table" "$(sql <<<"SELECT bench.checksum('view', '$shape')")" "$expected"
+	same_work "the table filled by hand" "$(sql <<<"SELECT bench.checksum('bare', '$shape')")" "$expected"
 }
 
-views_create_view() {
-	milliseconds <<-SQL
-		SET synchronous_commit = off;
-		SET search_path = bench;
-		\timing on
-		SELECT cqrs.create_view('view', query, batch_size => 10000) FROM bench.shape WHERE name = '$shape';
-	SQL
-}
-
-# Without ON CONFLICT there is nothing to go wrong either, as the table is empty; but it is the same statement.
-views_create_bare() {
-	milliseconds <<-SQL
-		SET synchronous_commit = off;
-		\timing on
-		CALL bench.create_by_hand('$shape', 'bench.bare');
-		CALL bench.keep_shape_by_hand('$shape', 'bench.bare', 1000000000);
-	SQL
+# By hand it is the statement of the slices once more: with its ON CONFLICT, which an empty table has no use for.
+views_create_measure() {
+	if [ "$1" = view ]; then
+		measured <<-SQL
+			SET synchronous_commit = off;
+			SET search_path = bench;
+			\timing on
+			SELECT cqrs.create_view('view', query, batch_size => 10000) FROM bench.shape WHERE name = '$shape';
+		SQL
+	else
+		measured <<-SQL
+			SET synchronous_commit = off;
+			\timing on
+			CALL bench.create_way('$shape', 'hand', 'bare');
+			CALL bench.keep_shape_by_hand('$shape', 'bare', 1000000000);
+		SQL
+	fi
 }
 
 # ---------------------------------------------------------------------------------------------------------
@@ -270,31 +147,28 @@ views_create_bare() {
 # Flights of a year: creating a view with a row for each flight, and computing it again batch by batch. Carriers'
 # months are a plain view on top of it.
 views_flights() {
-	local data=${CQRS_DATA:-$checkout/../shared/data}/pnw_flights14 events
+	local data=${CQRS_DATA:-$checkout/../shared/data}/pnw_flights14
 
 	if [ ! -r "$data/events.ndjson.gz" ]; then
 		say "Skipping pnw_flights14: there is no $data"
 		return
 	fi
-	fresh_database
-	sql <"$bench/views.sql"
+	part "pnw_flights14: 505,295 events, a row for each of 162,049 flights"
+	fresh_database shapes.sql
 	workers off
 	as_server_user "$sources/scripts/load-events" -q -d "$suite" --transaction-size 10000 "$data/events.ndjson.gz"
 	sql <<<'VACUUM (ANALYZE, FREEZE) cqrs.outbox; CHECKPOINT;'
 	events=$(sql <<<'SELECT count(*) FROM cqrs.outbox')
 
-	shape=flight measure_in_turns views_create "$(size 5 2)" view bare
+	shape=flight
+	measure_in_turns views_create "$(size 5 2)" view bare
 	views_flights_answer
-	speed_figure "pnw_flights14, creating a view: speed against one bare statement" "" view bare
-	views_create_figures "pnw_flights14, $events events"
+	speed_figure "creation, against one bare statement" "" view bare
+	rate_figures "$events" bare "by one bare statement" view "creation"
 
-	shape=flight measure_in_turns views_rebuild "$(size 3 2)" view slices
-	speed_figure "pnw_flights14, rebuild by batches of 10,000: speed against slices by hand" "" view slices
-	# shellcheck disable=SC2086 # lists of numbers
-	{
-		figure "pnw_flights14, $events events, rebuild by batches of 10,000" ms "" ${taken[view]}
-		figure "pnw_flights14, $events events, by hand in slices of 10,000" ms "" ${taken[slices]}
-	}
+	measure_in_turns views_rebuild "$(size 3 2)" view slices
+	speed_figure "rebuild by batches of 10,000, against slices by hand" "" view slices
+	rate_figures "$events" slices "by hand in slices of 10,000" view "rebuild by batches of 10,000"
 }
 
 # Ends the run unless the view gives the answer that comes with the data set.
@@ -323,7 +197,7 @@ views_flights_answer() {
 views_rebuild_prepare() {
 	sql <<-'SQL'
 		DROP TABLE IF EXISTS bench.bare;
-		CALL bench.create_by_hand('flight', 'bench.bare');
+		CALL bench.create_way('flight', 'hand', 'bare');
 		CHECKPOINT;
 	SQL
 }
@@ -332,18 +206,11 @@ views_rebuild_check() {
 	views_create_check
 }
 
-views_rebuild_view() {
-	milliseconds <<-'SQL'
+views_rebuild_measure() {
+	measured <<-SQL
 		SET synchronous_commit = off;
 		\timing on
-		CALL cqrs.rebuild_projection('view', online => false);
-	SQL
-}
-
-views_rebuild_slices() {
-	milliseconds <<-'SQL'
-		SET synchronous_commit = off;
-		\timing on
-		CALL bench.keep_shape_by_hand('flight', 'bench.bare', 10000);
+		$([ "$1" = view ] && echo "CALL cqrs.rebuild_projection('view', online => false);" ||
+			echo "CALL bench.keep_shape_by_hand('flight', 'bare', 10000);")
 	SQL
 }

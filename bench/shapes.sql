@@ -1,4 +1,4 @@
--- What the suite of views adds to orders.sql: read models of some shapes, as queries and by hand.
+-- What the suites drain and views add to orders.sql: read models of some shapes, and the ways to keep them.
 
 -- A shape: the view's query; the columns of the table that one keeps by hand; the statement that keeps it, over
 -- the events of positions above $1 up to $2; and which of its columns are to be seen.
@@ -76,18 +76,54 @@ $$, $$
         arr_delay = coalesce(o.arr_delay + excluded.arr_delay, o.arr_delay, excluded.arr_delay)
 $$);
 
--- A table to keep by hand.
-CREATE PROCEDURE bench.create_by_hand(shape text, name text) LANGUAGE plpgsql AS $$
+-- Makes a read table of a shape in the schema bench, and whatever keeps it, of a kind: "hand" is nothing; "view";
+-- and for sums also handlers, "batch", "reducer" and "event". The projection waits to be resumed. Its batch size
+-- NULL is the default.
+CREATE PROCEDURE bench.create_way(shape text, kind text, name text, batch_size integer DEFAULT NULL)
+LANGUAGE plpgsql AS $$
+DECLARE
+    shape_row constant bench.shape := s FROM bench.shape AS s WHERE s.name = $1;
+    add_up constant text := 'ON CONFLICT (order_id) DO UPDATE SET items = o.items + excluded.items,
+                             total = o.total + excluded.total';
 BEGIN
-    EXECUTE format('CREATE TABLE %s (%s)', name, (SELECT columns FROM bench.shape WHERE shape.name = $1));
+    PERFORM set_config('search_path', 'bench', true);
+    IF kind = 'view' THEN
+        PERFORM cqrs.create_view(name, shape_row.query, batch_size => batch_size);
+        PERFORM cqrs.pause_projection(name);
+        RETURN;
+    END IF;
+
+    EXECUTE format('CREATE TABLE %I (%s)', name, shape_row.columns);
+    IF kind = 'hand' THEN
+        RETURN;
+    ELSIF kind = 'batch' THEN
+        EXECUTE format('CREATE FUNCTION keep_%1$s() RETURNS trigger LANGUAGE plpgsql AS %2$L', name, format('BEGIN
+            INSERT INTO bench.%s AS o
+            SELECT aggregate_id, count(*), sum((payload->>%L)::numeric) FROM events GROUP BY aggregate_id %s;
+            RETURN NULL; END', name, 'price', add_up));
+    ELSIF kind = 'reducer' THEN
+        EXECUTE format('CREATE FUNCTION keep_%1$s(o %1$s, event cqrs.event) RETURNS %1$s LANGUAGE plpgsql AS %2$L',
+                       name, format('BEGIN
+            o.items := coalesce(o.items, 0) + 1;
+            o.total := coalesce(o.total, 0) + (event.payload->>%L)::numeric;
+            RETURN o; END', 'price'));
+    ELSIF kind = 'event' THEN
+        EXECUTE format('CREATE FUNCTION keep_%1$s(event cqrs.event) RETURNS void LANGUAGE plpgsql AS %2$L',
+                       name, format('BEGIN
+            INSERT INTO bench.%s AS o VALUES (event.aggregate_id, 1, (event.payload->>%L)::numeric) %s;
+            END', name, 'price', add_up));
+    END IF;
+    PERFORM cqrs.create_projection(name, (SELECT oid::regprocedure FROM pg_proc WHERE proname = 'keep_' || name),
+                                   ARRAY[name::regclass], batch_size => batch_size);
+    PERFORM cqrs.pause_projection(name);
 END $$;
 
--- Keeps it: over the events after a position, in slices, a commit each.
+-- Keeps a read table by hand: over the events after a position, in slices, a commit each.
 CREATE PROCEDURE bench.keep_shape_by_hand(shape text, name text, slice bigint, after bigint DEFAULT 0)
 LANGUAGE plpgsql AS $$
 DECLARE
     last_position constant bigint := max(position) FROM cqrs.outbox;
-    statement constant text := format((SELECT by_hand FROM bench.shape WHERE shape.name = $1), name);
+    statement constant text := format((SELECT by_hand FROM bench.shape WHERE shape.name = $1), 'bench.' || name);
 BEGIN
     FOR done IN after .. last_position - 1 BY slice LOOP
         EXECUTE statement USING done, least(done + slice, last_position);
@@ -95,18 +131,10 @@ BEGIN
     END LOOP;
 END $$;
 
--- What a read table of a shape shows; and what it should, by the query over all events of a table like the outbox.
+-- What a read table of a shape shows; and what it should, by the query over all events of a table like the outbox,
+-- in their order.
 CREATE FUNCTION bench.checksum(read_table text, shape text) RETURNS text LANGUAGE sql
-RETURN bench.checksum_of(format('SELECT %s FROM %s', (SELECT seen FROM bench.shape WHERE shape.name = $2), $1));
+RETURN bench.checksum_of(format('SELECT %s FROM bench.%s', (SELECT seen FROM bench.shape WHERE shape.name = $2), $1));
 CREATE FUNCTION bench.checksum_by_query(shape text, events text DEFAULT 'cqrs.outbox') RETURNS text LANGUAGE sql
-RETURN bench.checksum_of(format('WITH events AS NOT MATERIALIZED (TABLE %s) %s', events,
+RETURN bench.checksum_of(format('WITH events AS NOT MATERIALIZED (SELECT * FROM %s ORDER BY position) %s', events,
                                 (SELECT query FROM bench.shape WHERE shape.name = $1)));
-
--- By hand in the publisher's transaction: a statement trigger with the same upsert.
-CREATE FUNCTION bench.keep_by_statement_trigger() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    INSERT INTO bench.by_hand AS o
-    SELECT aggregate_id, count(*), sum((payload->>'price')::numeric) FROM inserted GROUP BY aggregate_id
-    ON CONFLICT (order_id) DO UPDATE SET items = o.items + excluded.items, total = o.total + excluded.total;
-    RETURN NULL;
-END $$;
