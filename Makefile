@@ -13,7 +13,7 @@ MODULES_IN_ORDER = \
 	handler handler_event handler_batch reducer reducer_table handler_reducer handler_view \
 	notify apply catchup mode rebuild \
 	inline_trigger shmem worker launcher \
-	define sql_args sql_publish sql_aggregate sql_guard sql_projection sql_view sql_progress sql_status \
+	define sql_args sql_publish sql_aggregate sql_fold sql_guard sql_projection sql_view sql_progress sql_status \
 	cqrs_views
 
 OBJS = $(MODULES_IN_ORDER:%=src/%.o)

@@ -385,6 +385,39 @@ AS 'MODULE_PATHNAME', 'cqrs_sql_wait_for';
 COMMENT ON FUNCTION cqrs.wait_for(name, interval, bigint) IS
 	'waits until all events committed before the call are processed; false at the timeout';
 
+/*
+ * The reducer comes first in all of them: with the state before it, a call with
+ * three literals would not be unique.
+ */
+CREATE FUNCTION cqrs.fold(handler regprocedure, VARIADIC events cqrs.event[]) RETURNS record
+LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cqrs_sql_fold_events';
+COMMENT ON FUNCTION cqrs.fold(regprocedure, cqrs.event[]) IS
+	'the state that a reducer makes of events, in their order in the array';
+
+CREATE FUNCTION cqrs.fold(handler regprocedure, state anyelement, VARIADIC events cqrs.event[])
+RETURNS anyelement
+LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cqrs_sql_fold_events_from';
+COMMENT ON FUNCTION cqrs.fold(regprocedure, anyelement, cqrs.event[]) IS
+	'the state that a reducer makes of a state and events';
+
+CREATE FUNCTION cqrs.fold(handler regprocedure, aggregate_id text, aggregate_type text DEFAULT NULL)
+RETURNS record
+LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cqrs_sql_fold_aggregate';
+COMMENT ON FUNCTION cqrs.fold(regprocedure, text, text) IS
+	'the state that a reducer makes of an aggregate''s events in the outbox, the caller''s own included';
+
+CREATE FUNCTION cqrs.fold(
+	handler regprocedure, state anyelement, aggregate_id text,
+	aggregate_type text DEFAULT NULL, after_position bigint DEFAULT 0)
+RETURNS anyelement
+LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cqrs_sql_fold_aggregate_from';
+COMMENT ON FUNCTION cqrs.fold(regprocedure, anyelement, text, text, bigint) IS
+	'the state that a reducer makes of a state and an aggregate''s events beyond a position';
+
 /* ------------------------------------------------------------ to look at */
 
 CREATE VIEW cqrs.projection AS

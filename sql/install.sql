@@ -6,7 +6,7 @@ SELECT extname, extrelocatable FROM pg_extension WHERE extname = 'cqrs_views';
 SELECT p.oid::regprocedure AS routine, p.prorettype::regtype AS returns
 FROM pg_proc p WHERE pronamespace = 'cqrs'::regnamespace
 AND proname !~ '^(get|guard|apply)_|_transition$|^kept_value$'
-ORDER BY p.proname COLLATE "C", p.pronargs;
+ORDER BY p.proname COLLATE "C", p.pronargs, p.oid::regprocedure::text COLLATE "C";
 SELECT c.oid::regclass AS relation, relkind FROM pg_class c
 WHERE oid = ANY (ARRAY['cqrs.event', 'cqrs.outbox', 'cqrs.projection', 'cqrs.projection_status',
 	'cqrs.worker_status', 'cqrs.rebuild_progress']::regclass[])

@@ -91,6 +91,18 @@ cqrs_handler_signature(Oid function)
 	return format_procedure_qualified(function);
 }
 
+/* Throw unless a role may call the function. */
+void
+cqrs_handler_check_execute(Oid function, Oid role)
+{
+	if (cqrs_compat_proc_aclcheck(function, role, ACL_EXECUTE) != ACLCHECK_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for function %s", format_procedure(function)),
+				 errhint("GRANT EXECUTE ON FUNCTION %s TO %s;", format_procedure(function),
+						 quote_identifier(GetUserNameFromId(role, false)))));
+}
+
 /*
  * Throw unless a projection of owner's may run the function: EXECUTE, and a
  * function of the owner's own or a superuser's, because whoever owns it can
@@ -102,13 +114,7 @@ cqrs_handler_check_rights(Oid function, Oid owner)
 	HeapTuple	tuple;
 	Oid			function_owner;
 
-	if (cqrs_compat_proc_aclcheck(function, owner, ACL_EXECUTE) != ACLCHECK_OK)
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied for function %s", format_procedure(function)),
-				 errhint("GRANT EXECUTE ON FUNCTION %s TO %s;", format_procedure(function),
-						 quote_identifier(GetUserNameFromId(owner, false)))));
-
+	cqrs_handler_check_execute(function, owner);
 	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
 	if (!HeapTupleIsValid(tuple))
 		elog(ERROR, "cache lookup failed for function %u", function);

@@ -206,6 +206,19 @@ cqrs_outbox_grant(Oid roleid)
 
 /* -------------------------------------------------------- inline trigger */
 
+/* Throw unless a role may read the outbox; the detail says why it has to. */
+void
+cqrs_outbox_check_select(Oid roleid, const char *detail)
+{
+	if (pg_class_aclcheck(cqrs_query_relation("outbox", false), roleid, ACL_SELECT) != ACLCHECK_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for table cqrs.outbox"),
+				 errdetail_internal("%s", detail),
+				 errhint("GRANT SELECT ON cqrs.outbox TO %s;",
+						 quote_identifier(GetUserNameFromId(roleid, false)))));
+}
+
 /*
  * Throw unless a role may keep a projection: SELECT on the outbox, because a
  * handler gets to see every event, and TRIGGER for an inline one, because that
@@ -216,13 +229,7 @@ cqrs_outbox_check_rights(Oid roleid, bool inline_mode)
 {
 	Oid			relid = cqrs_query_relation("outbox", false);
 
-	if (pg_class_aclcheck(relid, roleid, ACL_SELECT) != ACLCHECK_OK)
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("permission denied for table cqrs.outbox"),
-				 errdetail("The owner of a projection needs SELECT on it."),
-				 errhint("GRANT SELECT ON cqrs.outbox TO %s;",
-						 quote_identifier(GetUserNameFromId(roleid, false)))));
+	cqrs_outbox_check_select(roleid, "The owner of a projection needs SELECT on it.");
 	if (inline_mode && pg_class_aclcheck(relid, roleid, ACL_TRIGGER) != ACLCHECK_OK)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),

@@ -19,6 +19,7 @@ extern int64 cqrs_outbox_publish(Datum *values, const char *nulls);
 extern void cqrs_outbox_grant(Oid roleid);
 
 /* the inline trigger */
+extern void cqrs_outbox_check_select(Oid roleid, const char *detail);
 extern void cqrs_outbox_check_rights(Oid roleid, bool inline_mode);
 extern bool cqrs_outbox_lock_publishers(const Oid *relids, int nrelids);
 extern void cqrs_outbox_set_inline(bool wanted);

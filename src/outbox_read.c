@@ -62,7 +62,16 @@ typedef struct ReadState
 	bool		as_is;			/* its rows can be copied as they are */
 } ReadState;
 
+/* whom to give each event to, and no more than one in the batch */
+typedef struct HandOver
+{
+	ReadState	read;
+	CqrsEventFn event_fn;
+	void	   *arg;
+} HandOver;
+
 static bool read_add_row(TupleTableSlot *slot, void *arg);
+static bool read_hand_over(TupleTableSlot *slot, void *arg);
 static bool read_keep_first(TupleTableSlot *slot, void *arg);
 static bool read_keep_pending(TupleTableSlot *slot, void *arg);
 static Datum snapshot_xmax(Datum snapshot);
@@ -430,6 +439,54 @@ cqrs_outbox_read_own(CqrsBatch *batch, int64 last, CqrsReadLimit limit)
 	cqrs_query_run(&query, args, NULL, read_add_row, &state);
 }
 
+/*
+ * Hand over the events of an aggregate beyond a position, one by one, in position
+ * order, as the current user and under a snapshot of now, in which the current
+ * transaction's own are. A NULL aggregate_type stands for any. The events are
+ * found by an index if somebody has made one; publishers do without.
+ */
+void
+cqrs_outbox_read_aggregate(text *aggregate_id, text *aggregate_type, int64 after,
+						   CqrsEventFn event_fn, void *arg)
+{
+	/*
+	 * event_fn runs under the same settings: they stay as they are, and all is
+	 * qualified. One plan for all would be wrong for some: aggregates differ in size.
+	 */
+	static CqrsQuery any_type = {
+		.sql = "SELECT " ROW_COLUMN_LIST " FROM cqrs.outbox"
+		" WHERE aggregate_id OPERATOR(pg_catalog.=) $1"
+		" AND position OPERATOR(pg_catalog.>) $2 ORDER BY position",
+		.flags = CQRS_QUERY_IN_PLACE | CQRS_QUERY_CUSTOM | CQRS_QUERY_NO_JIT,
+		.nargs = 2,
+		.argtypes = {TEXTOID, INT8OID}
+	};
+	static CqrsQuery of_type = {
+		.sql = "SELECT " ROW_COLUMN_LIST " FROM cqrs.outbox"
+		" WHERE aggregate_id OPERATOR(pg_catalog.=) $1"
+		" AND position OPERATOR(pg_catalog.>) $2"
+		" AND aggregate_type OPERATOR(pg_catalog.=) $3 ORDER BY position",
+		.flags = CQRS_QUERY_IN_PLACE | CQRS_QUERY_CUSTOM | CQRS_QUERY_NO_JIT,
+		.nargs = 3,
+		.argtypes = {TEXTOID, INT8OID, TEXTOID}
+	};
+	HandOver	hand_over = {
+		.read = {
+			.batch = cqrs_event_batch_create(false),
+			.limit = {.events = INT_MAX,.bytes = SIZE_MAX}
+		},
+		.event_fn = event_fn,
+		.arg = arg
+	};
+	Datum		args[3] = {
+		PointerGetDatum(aggregate_id), Int64GetDatum(after), PointerGetDatum(aggregate_type)
+	};
+
+	cqrs_query_run(aggregate_type == NULL ? &any_type : &of_type, args, NULL, read_hand_over,
+				   &hand_over);
+	cqrs_event_batch_free(hand_over.read.batch);
+}
+
 /* --------------------------------------------------------------- helpers */
 
 static bool
@@ -463,6 +520,18 @@ read_add_row(TupleTableSlot *slot, void *arg)
 	}
 	slot_getallattrs(slot);
 	cqrs_event_batch_add(batch, slot->tts_values, slot->tts_isnull);
+	return true;
+}
+
+static bool
+read_hand_over(TupleTableSlot *slot, void *arg)
+{
+	HandOver   *hand_over = (HandOver *) arg;
+	CqrsBatch  *batch = hand_over->read.batch;
+
+	(void) read_add_row(slot, &hand_over->read);
+	hand_over->event_fn(&batch->events[0], batch->desc, hand_over->arg);
+	cqrs_event_batch_truncate(batch, 0);
 	return true;
 }
 

@@ -53,6 +53,11 @@ extern const char *cqrs_outbox_read_all(void);
 extern bool cqrs_outbox_read_has_future(void);
 extern bool cqrs_outbox_read_xid(int64 position, FullTransactionId *xid);
 
+/* Called for each event, which is valid during the call only. */
+typedef void (*CqrsEventFn) (const CqrsEvent *event, TupleDesc desc, void *arg);
+
+extern void cqrs_outbox_read_aggregate(text *aggregate_id, text *aggregate_type, int64 after,
+									   CqrsEventFn event_fn, void *arg);
 extern void cqrs_outbox_read_own(CqrsBatch *batch, int64 last, CqrsReadLimit limit);
 extern bool cqrs_outbox_read_inserted(CqrsBatch *batch, TriggerData *trigdata,
 									  CqrsReadLimit limit);

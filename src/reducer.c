@@ -71,6 +71,29 @@ cqrs_reducer_check(Oid function)
 				 errhint("ALTER FUNCTION %s CALLED ON NULL INPUT;", format_procedure(function))));
 }
 
+/* Throw unless a function is a reducer, for whatever type, and can be called. */
+void
+cqrs_reducer_require(Oid function)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
+	Form_pg_proc form;
+	bool		callable;
+
+	if (!HeapTupleIsValid(tuple))
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_FUNCTION),
+				 errmsg("handler with OID %u does not exist", function)));
+	form = (Form_pg_proc) GETSTRUCT(tuple);
+	callable = form->prokind == PROKIND_FUNCTION && !form->proretset;
+	ReleaseSysCache(tuple);
+	if (!callable || !cqrs_reducer_matches(function))
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
+				 errmsg("function %s is not a reducer", format_procedure(function)),
+				 errhint("A reducer is f(T, cqrs.event) RETURNS T, T a composite type.")));
+	cqrs_reducer_check(function);
+}
+
 /* The T of a function that matches. */
 Oid
 cqrs_reducer_rowtype(Oid function)

@@ -20,6 +20,7 @@ typedef struct CqrsReducer
 
 extern bool cqrs_reducer_matches(Oid function);
 extern void cqrs_reducer_check(Oid function);
+extern void cqrs_reducer_require(Oid function);
 extern Oid	cqrs_reducer_rowtype(Oid function);
 extern AttrNumber cqrs_reducer_key_column(Oid relid, bool missing_ok);
 extern void cqrs_reducer_begin(CqrsReducer *reducer, Oid function);
