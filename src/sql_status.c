@@ -10,6 +10,7 @@
 #include "funcapi.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/inval.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
@@ -45,6 +46,8 @@ cqrs_sql_get_projection_status(PG_FUNCTION_ARGS)
 	TimestampTz now = GetCurrentTimestamp();
 	ListCell   *lc;
 
+	/* a transaction that asks again and again takes no new lock: it would hear of nothing */
+	AcceptInvalidationMessages();
 	InitMaterializedSRF(fcinfo, 0);
 	foreach(lc, cqrs_projection_list())
 	{
