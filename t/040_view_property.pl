@@ -20,7 +20,9 @@ use warnings FATAL => 'all';
 use FindBin;
 use lib "$FindBin::RealBin/lib";
 
-use CqrsRandomView qw(setup_sql random_view render reference shape comparison reductions quote_name literal chance pick);
+use CqrsRandomView qw(
+  setup_sql random_view render shape comparison reductions
+  writer_script straggler_script until_deadline nap quote_name literal chance pick);
 use CqrsTest;
 use IPC::Run;
 use PostgreSQL::Test::Utils;
@@ -33,14 +35,17 @@ my $views_per_round = 40;
 my $writers = 8;
 my $shown_at_most = 3;
 
-# the settings under which views are created, and references run; other sessions have others
-my @settings = (
-	[ search_path => 'app, public' ], [ TimeZone => 'America/New_York' ], [ DateStyle => 'ISO, MDY' ],
-	[ IntervalStyle => 'postgres' ]);
-my $settings = join '', map { "SET $_->[0] = $_->[1];\n" } map { [ $_->[0], $_->[0] eq 'search_path' ? $_->[1] : "'$_->[1]'" ] } @settings;
+# Under these settings views are created and references run, not so what publishes or catches up.
+my $read_committed = "SET default_transaction_isolation = 'read committed';\n";
+my $settings = "${read_committed}SET search_path = app, public;\nSET TimeZone = 'America/New_York';\n"
+  . "SET DateStyle = 'ISO, MDY';\nSET IntervalStyle = 'postgres';\n";
 my @other_settings = (
-	'', "SET TimeZone = 'Asia/Tokyo';\nSET DateStyle = 'German, DMY';\n", "SET search_path = '';\nSET IntervalStyle = 'iso_8601';\n",
-	"SET extra_float_digits = 0;\nSET bytea_output = 'escape';\n", "SET plan_cache_mode = force_generic_plan;\n");
+	'',
+	"SET TimeZone = 'Asia/Tokyo';\nSET DateStyle = 'German, DMY';\n",
+	"SET search_path = '';\nSET IntervalStyle = 'iso_8601';\n",
+	"SET extra_float_digits = 0;\nSET bytea_output = 'escape';\nSET array_nulls = off;\n",
+	"SET standard_conforming_strings = off;\nSET transform_null_equals = on;\nSET quote_all_identifiers = on;\n",
+	"SET plan_cache_mode = force_generic_plan;\nSET session_replication_role = replica;\n");
 
 srand($seed);
 diag("CQRS_TORTURE_SEED=$seed CQRS_TORTURE_SECONDS=$seconds");
@@ -59,7 +64,6 @@ my $node = new_server(
 	log_disconnections => 'off');
 my $directory = PostgreSQL::Test::Utils::tempdir();
 my $start = time;
-my $prepared = 0;
 my $files = 0;
 my $replays = 0;
 my ($rounds, $cases, $events, $late, $shown) = (0, 0, 0, 0, 0);
@@ -87,11 +91,14 @@ sub play
 		database => "round$number",
 		workers => chance(0.7),
 		inline => pick(0, 0.15, 0.4),
+		isolation => pick('read committed', 'read committed', 'repeatable read', 'serializable'),
 		owner => pick('postgres', 'modeller'));
 	my @views = map { random_case(\%round, $number * 1000 + $_) } 1 .. $views_per_round;
 
 	set_workers($round{workers});
 	prepare_database($round{database});
+	$node->safe_psql('postgres',
+		"ALTER DATABASE $round{database} SET default_transaction_isolation = '$round{isolation}'");
 	$round{views} = \@views;
 	create_views(\%round, grep { $_->{when} eq 'before' } @views);
 	compare(\%round, 'before any event');
@@ -121,7 +128,7 @@ sub random_case
 		name => $name,
 		table => 'app.' . quote_name($name),
 		view => random_view(),
-		when => pick(qw(before before before during middle middle after)),
+		when => pick(qw(before before before during during middle middle after)),
 		mode => chance($round->{inline}) ? 'inline' : 'async',
 		batch_size => pick('NULL', 'NULL', 1, 2, 3, 7, 50, 1000),
 		notify => pick(qw(keys batch none)),
@@ -224,15 +231,26 @@ sub write_events
 	my ($round, @during) = @_;
 	my $database = $round->{database};
 	my $deadline = time + 0.8 + rand 1.2;
-	my @sessions = map { start_script($database, writer_script($deadline)) } 1 .. $writers;
+	my @sessions = map { start_script($database, writer_script($deadline, pick(@other_settings))) } 1 .. $writers;
 	my @there = grep { exists $_->{from} && !$_->{failed} } @{ $round->{views} };
 
+	push @sessions, start_script($database, straggler_script($deadline)) for 1 .. 5;
 	push @sessions, start_script($database, meddler_script($deadline, @there)) for 1 .. 2;
 	push @sessions, start_script($database, catch_up_script($deadline)) if !$round->{workers} || chance(0.3);
+	create_views($round, splice @during, @during / 2);
+
+	# these moments are a part of the scenario, not a wait for anything
+	while (time < $deadline)
+	{
+		usleep(100_000 + rand 500_000);
+		my @workers = worker_pids($node, $database);
+		kill 'TERM', $workers[ rand @workers ] if @workers && chance(0.4);
+	}
 	create_views($round, @during);
 	$_->finish foreach @sessions;
 	$node->safe_psql($database, (chance(0.7) ? 'COMMIT' : 'ROLLBACK') . " PREPARED '$_'")
-	  foreach split /\n/, $node->safe_psql($database, 'SELECT gid FROM pg_prepared_xacts WHERE database = current_database()');
+	  foreach split /\n/,
+	  $node->safe_psql($database, 'SELECT gid FROM pg_prepared_xacts WHERE database = current_database()');
 	settle($round);
 	return;
 }
@@ -244,8 +262,8 @@ sub settle
 	my $database = $round->{database};
 	my $busy = "SELECT count(*) FROM cqrs.projection_status WHERE events_pending > 0 OR state <> 'running'";
 
-	run_script($database, "SELECT format('SELECT cqrs.resume_projection(%L)', name) FROM cqrs.projection_status
-		WHERE state = 'paused' \\gexec\n");
+	run_script($database, "${read_committed}SELECT format('SELECT cqrs.resume_projection(%L)', name)
+		FROM cqrs.projection_status WHERE state = 'paused' \\gexec\n");
 	if ($round->{workers})
 	{
 		$node->poll_query_until($database, "SELECT ($busy AND state <> 'stopped') = 0 OR EXISTS
@@ -253,7 +271,7 @@ sub settle
 	}
 	else
 	{
-		run_script($database, "CALL cqrs.catch_up();\n" x 2);
+		run_script($database, $read_committed . "CALL cqrs.catch_up();\n" x 2);
 	}
 	is($node->safe_psql($database, $busy =~ s/count\(\*\)/format(E'%s %s: %s\\n', name, state, last_error)/r), '',
 		"$round->{name}: all views run");
@@ -267,7 +285,8 @@ sub start_script
 	my $file = "$directory/script" . ++$files;
 
 	append_to_file("$file.sql", $script);
-	return IPC::Run::start([ $node->installed_command('psql'), '-XAtq', '-d', $node->connstr($database), '-f', "$file.sql" ],
+	return IPC::Run::start(
+		[ $node->installed_command('psql'), '-XAtq', '-d', $node->connstr($database), '-f', "$file.sql" ],
 		'<', \undef, '>', "$file.out", '2>', "$file.err");
 }
 
@@ -283,95 +302,38 @@ sub run_script
 	return;
 }
 
-# Lets a script end at a time: before each of its parts it looks at the clock.
-sub until_deadline
-{
-	my ($deadline, @parts) = @_;
-
-	return join '',
-	  map { "SELECT clock_timestamp() > to_timestamp($deadline) AS done \\gset\n\\if :done\n\\q\n\\endif\n$_" } @parts;
-}
-
-# Random transactions, of a service that may name its source or of one that may not.
-sub writer_script
-{
-	my ($deadline) = @_;
-	my $publisher = chance(0.3);
-
-	return "SELECT setseed(" . rand(1) . ");\n"
-	  . ($publisher ? "SET SESSION AUTHORIZATION publisher;\n" : '')
-	  . "SET lock_timeout = '1s';\nSET synchronous_commit = off;\n" . pick(@other_settings)
-	  . until_deadline($deadline, map { transaction($publisher) } 1 .. 400);
-}
-
-sub transaction
-{
-	my ($publisher) = @_;
-	my $quick = chance(0.6);
-	my $sql = 'BEGIN' . pick(('') x 6, ' ISOLATION LEVEL REPEATABLE READ', ' ISOLATION LEVEL SERIALIZABLE') . ";\n";
-
-	foreach (1 .. 1 + rand 3)
-	{
-		if (chance(0.3))
-		{
-			$sql .= "SAVEPOINT one;\n" . insert($publisher);
-			$sql .= "SAVEPOINT two;\n" . insert($publisher) . pick("ROLLBACK TO two;\n", "RELEASE two;\n") if chance(0.4);
-			$sql .= pick("ROLLBACK TO one;\n", "RELEASE one;\n");
-		}
-		else
-		{
-			$sql .= insert($publisher);
-		}
-		$sql .= nap(0.05) if !$quick && chance(0.5);
-	}
-	$sql .= nap(0.5) if !$quick && chance(0.3);
-	return $sql . "ROLLBACK;\n" if chance(0.1);
-	return $sql . "COMMIT;\n" if $publisher || !chance(0.08);
-
-	my $name = 'p' . ++$prepared;
-	return $sql . "PREPARE TRANSACTION '$name';\n" . nap(0.3) . (chance(0.7) ? 'COMMIT' : 'ROLLBACK') . " PREPARED '$name';\n";
-}
-
-sub insert
-{
-	my ($publisher) = @_;
-	my $columns = ($publisher ? '' : 'source, ')
-	  . 'aggregate_type, aggregate_id, aggregate_version, event_type, payload, metadata, occurred_at';
-
-	return "INSERT INTO cqrs.outbox ($columns) SELECT $columns FROM app.random_events(" . pick(1, 1, 1, 2, 2, 3, 5, 15) . ");\n";
-}
-
-sub nap { my ($longest) = @_; return sprintf "SELECT pg_sleep(%.3f);\n", rand $longest }
-
 # Whatever an owner may do to his views and their read tables while others publish.
 sub meddler_script
 {
 	my ($deadline, @views) = @_;
 
 	return "SELECT pg_sleep(0.1);\n" if !@views;
-	return "SET lock_timeout = '1s';\n" . until_deadline(
-		$deadline,
-		map {
-			my $case = pick(@views);
-			my $name = literal($case->{name});
+	my @parts = map {
+		my $case = pick(@views);
+		my $name = literal($case->{name});
+		my $mode = $case->{mode} eq 'inline' ? pick(qw(inline async)) : 'async';
 
-			# a rebuild also processes the events before "now"
-			pick(
-				$case->{start_at} eq 'now' ? '' : "CALL cqrs.rebuild_projection($name);\n",
-				"SELECT cqrs.pause_projection($name);\n" . nap(0.3), "SELECT cqrs.resume_projection($name);\n", "SELECT cqrs.alter_projection($name, mode => '"
-				  . ($case->{mode} eq 'inline' ? pick(qw(inline async)) : 'async') . "');\n",
-				"SELECT cqrs.alter_projection($name, batch_size => " . pick(0, 1, 5, 100) . ");\n",
-				"VACUUM FULL $case->{table};\n", "VACUUM $case->{table};\nANALYZE $case->{table};\n",
-				"ALTER TABLE $case->{table} SET (fillfactor = " . pick(50, 100) . ");\n",
-				"CALL cqrs.catch_up($name);\n") . nap(0.2)
-		} 1 .. 100);
+		# a rebuild also processes the events before "now"
+		pick(
+			$case->{start_at} eq 'now' ? '' : "CALL cqrs.rebuild_projection($name);\n",
+			"SELECT cqrs.pause_projection($name);\n" . nap(0.3),
+			"SELECT cqrs.resume_projection($name);\n",
+			"SELECT cqrs.alter_projection($name, mode => '$mode');\n",
+			"SELECT cqrs.alter_projection($name, batch_size => " . pick(0, 1, 5, 100) . ");\n",
+			"VACUUM FULL $case->{table};\n",
+			"VACUUM $case->{table};\nANALYZE $case->{table};\n",
+			"ALTER TABLE $case->{table} SET (fillfactor = " . pick(50, 100) . ");\n",
+			"CALL cqrs.catch_up($name);\n") . nap(0.2)
+	} 1 .. 100;
+	return $read_committed . "SET lock_timeout = '1s';\n" . until_deadline($deadline, @parts);
 }
 
 sub catch_up_script
 {
 	my ($deadline) = @_;
 
-	return pick(@other_settings) . until_deadline($deadline, map { "CALL cqrs.catch_up();\n" . nap(0.1) } 1 .. 1000);
+	return $read_committed . pick(@other_settings)
+	  . until_deadline($deadline, map { "CALL cqrs.catch_up();\n" . nap(0.1) } 1 .. 1000);
 }
 
 # ---------------------------------------------------------------------------------------------------------
@@ -395,7 +357,7 @@ sub compare
 	}
 	ok(!@bad, "$round->{name}, $when: " . @there . ' views are as their queries say')
 	  or diag(scalar(@bad) . " differ; CQRS_TORTURE_SEED=$seed, "
-		  . join(', ', map { "$_=$round->{$_}" } qw(workers inline owner)));
+		  . join(', ', map { "$_=$round->{$_}" } qw(workers inline isolation owner)));
 	foreach my $case (@bad)
 	{
 		show($round, $case, $found->{ $case->{name} });
@@ -409,18 +371,20 @@ sub differences
 {
 	my ($database, @views) = @_;
 	my $mark = 'RESULT OF';
-	my $script = "${settings}SET client_min_messages = error;\nSET extra_float_digits = 1;\n";
+	my $script = "${settings}SET client_min_messages = error;\n";
 	my %result = map { $_->{name} => 'there was no result' } @views;
+	my $columns = q{array_agg(format('%s %s %s', attname, format_type(atttypid, atttypmod), attcollation::regcollation)
+		ORDER BY attnum) FROM pg_attribute WHERE attnum > 0 AND NOT attisdropped AND attrelid};
 
 	foreach my $case (@views)
 	{
 		my $shape = quote_name("shape $case->{name}");
-		my $columns = "array_agg(format('%s %s %s', attname, format_type(atttypid, atttypmod), attcollation::regcollation) "
-		  . 'ORDER BY attnum) FROM pg_attribute WHERE attnum > 0 AND NOT attisdropped AND attrelid';
+		my $found = "(SELECT $columns = " . literal($case->{table}) . '::regclass)';
+		my $expected = "(SELECT $columns = " . literal("pg_temp.$shape") . '::regclass)';
 
 		$script .= "CREATE TEMP TABLE $shape AS " . shape($case->{view}) =~ s/;\s*\z//r . "\nWITH NO DATA;\n"
-		  . "SELECT 'columns', found, expected FROM (SELECT $columns = " . literal($case->{table}) . '::regclass) AS f (found), '
-		  . "(SELECT $columns = " . literal("pg_temp.$shape") . "::regclass) AS e (expected) WHERE found IS DISTINCT FROM expected;\n"
+		  . "SELECT 'columns', found, expected FROM $found AS f (found), $expected AS e (expected)\n"
+		  . "WHERE found IS DISTINCT FROM expected;\n"
 		  . "SELECT side, left(difference, 400) FROM ("
 		  . comparison($case->{view}, $case->{table}, bound($case)) . ") AS d ORDER BY difference, side LIMIT 8;\n"
 		  . "DROP TABLE $shape;\n\\echo $mark $case->{name}\n";
@@ -465,13 +429,11 @@ sub drop_views
 {
 	my ($round) = @_;
 
-	run_script($round->{database}, "SELECT format('SELECT cqrs.drop_projection(%L, drop_read_tables => true)', name)
+	run_script($round->{database}, "${read_committed}SELECT format('SELECT cqrs.drop_projection(%L, true)', name)
 		FROM cqrs.projection \\gexec\n");
-	is( $node->safe_psql($round->{database}, q{
-			SELECT c.oid::regclass FROM pg_class c WHERE c.relnamespace = 'app'::regnamespace AND c.relkind <> 'c'
-			UNION ALL SELECT c.oid::regclass FROM pg_class c WHERE c.relname LIKE '%view%' AND c.oid >= 16384 AND NOT EXISTS
-				(SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
-				AND c.relnamespace <> 'pg_toast'::regnamespace}),
+	is( $node->safe_psql(
+			$round->{database}, q{
+			SELECT oid::regclass FROM pg_class WHERE relnamespace = 'app'::regnamespace AND relkind <> 'c'}),
 		'', "$round->{name}: nothing is left of dropped views");
 	return;
 }
@@ -490,7 +452,8 @@ sub show
 	set_workers(0);
 	my ($small, $events) = shrink(history($round->{database}), $case);
 	set_workers($round->{workers});
-	diag($small ? description($small, $events) : 'It does not when the same events commit one transaction after the other.');
+	diag($small ? description($small, $events)
+		: 'It does not when the same events commit one transaction after the other.');
 	return;
 }
 
@@ -500,13 +463,15 @@ sub description
 	my $call = create_call($case);
 	my %fields = map { $_ => 1 } $call =~ /payload"?\s*(?:->>?|\?)\s*''(\w+)''/gi;
 	my $xid = '';
-	my $text = "Still differs, when " . @$events . " events commit so, in batches of $case->{batch_size}: $call\nby:\n$case->{rows}";
+	my $text = "Still differs, when " . @$events . " events commit so, in batches of $case->{batch_size}: $call\n"
+	  . "by:\n$case->{rows}";
+	my $field = qr/"\w+": (?:"(?:[^"\\]|\\.)*"|\{[^}]*\}|\[[^\]]*\]|[^,}]+)/;
 
 	foreach my $event (@$events > 30 ? () : @$events)
 	{
 		my ($now, $json) = @$event;
 		my ($payload) = $json =~ /"payload":(\{.*\}),"metadata"/;
-		my @shown = grep { /^"(\w+)"/ && $fields{$1} } ($payload // '') =~ /("\w+": (?:"(?:[^"\\]|\\.)*"|\{[^}]*\}|\[[^\]]*\]|[^,}]+))/g;
+		my @shown = grep { /^"(\w+)"/ && $fields{$1} } ($payload // '') =~ /($field)/g;
 
 		$text .= $now eq $xid ? '' : "  transaction\n";
 		$text .= '    ' . ($json =~ /^(.*?),"payload"/)[0] . ', ' . join(', ', @shown) . "}\n";
@@ -564,8 +529,11 @@ sub replay
 {
 	my ($events, @views) = @_;
 	my $database = 'replay' . ++$replays;
-	my $columns = 'position, event_id, source, aggregate_type, aggregate_id, aggregate_version, event_type, payload, metadata, occurred_at';
+	my $columns = 'position, event_id, source, aggregate_type, aggregate_id, aggregate_version, event_type, '
+	  . 'payload, metadata, occurred_at';
 	my ($xid, @transactions) = ('');
+	my ($n, @created) = (0);
+	my $script;
 
 	return if !@views;
 	foreach my $event (@$events)
@@ -574,15 +542,26 @@ sub replay
 		push @{ $transactions[-1] }, $event->[1];
 		$xid = $event->[0];
 	}
-	my @created = map { { %{ $views[$_] }, start_at => 'beginning', from => 0, name => "candidate_$_", table => "app.candidate_$_", notify => 'none' } }
-	  0 .. $#views;
+	foreach my $case (@views)
+	{
+		my $name = 'candidate_' . $n++;
+
+		push @created,
+		  { %$case, name => $name, table => "app.$name", start_at => 'beginning', from => 0, notify => 'none' };
+	}
+	$script = creation_script('postgres', @created) . "RESET ALL;\n";
+	foreach my $transaction (@transactions)
+	{
+		$script .= "INSERT INTO cqrs.outbox ($columns) OVERRIDING SYSTEM VALUE SELECT $columns\n"
+		  . 'FROM jsonb_populate_recordset(NULL::cqrs.event, ' . literal('[' . join(',', @$transaction) . ']')
+		  . ");\nCALL cqrs.catch_up();\n";
+	}
 	$node->safe_psql('postgres', "CREATE DATABASE $database TEMPLATE prepared STRATEGY file_copy");
-	start_script($database, join '', creation_script('postgres', @created), "RESET ALL;\n",
-		map { "INSERT INTO cqrs.outbox ($columns) OVERRIDING SYSTEM VALUE SELECT $columns FROM jsonb_populate_recordset(NULL::cqrs.event, "
-			  . literal('[' . join(',', @$_) . ']') . ");\nCALL cqrs.catch_up();\n" } @transactions)->finish;
+	start_script($database, $script)->finish;
 	my $found = differences($database, @created);
 	$node->safe_psql('postgres', "DROP DATABASE $database WITH (FORCE)");
-	return map { $found->{"candidate_$_"} eq '' ? () : { %{ $views[$_] }, rows => $found->{"candidate_$_"} } } 0 .. $#views;
+	return map { $found->{"candidate_$_"} eq '' ? () : { %{ $views[$_] }, rows => $found->{"candidate_$_"} } }
+	  0 .. $#views;
 }
 
 # A wrong reference must be found out, and its view made as small as it can be.
@@ -592,8 +571,9 @@ sub control
 
 	$view = random_view() until $view->{shape} eq 'grouped' && grep { @{ $view->{columns} } == $_ } 4, 5;
 	$view->{where} = '{position} > 0';
-	$view->{columns}[-1] = { role => 'aggregate', function => 'count', argument => '*', wrong => 1, compare => 'plain', name => 'wrong' };
-	my %case = (name => 'wrong', table => 'app.wrong', view => $view, mode => 'async', batch_size => 'NULL', start_at => 'beginning', notify => 'none', from => 0);
+	$view->{columns}[-1] =
+	  { role => 'aggregate', function => 'count', argument => '*', wrong => 1, compare => 'plain', name => 'wrong' };
+	my %case = (view => $view, mode => 'async', batch_size => 'NULL');
 
 	set_workers(0);
 	$node->safe_psql('postgres', 'CREATE DATABASE control TEMPLATE prepared');
@@ -601,7 +581,8 @@ sub control
 		SELECT aggregate_type, aggregate_id, event_type, payload FROM app.random_events(1)") for 1 .. 5;
 	my ($small, $events) = shrink(history('control'), \%case);
 	ok($small, 'control: a wrong reference is found out')
-	  && is(render($small->{view}) =~ s/\s+/ /gr, 'SELECT count(*) AS "wrong" FROM events ', 'control: what differs is made small')
+	  && is(render($small->{view}) =~ s/\s+/ /gr,
+		'SELECT count(*) AS "wrong" FROM events ', 'control: what differs is made small')
 	  && is(scalar @$events, 1, 'control: and its history too');
 	$node->safe_psql('postgres', 'DROP DATABASE control');
 	return;

@@ -1,5 +1,6 @@
-# Random views: queries out of the grammar that cqrs.create_view takes, the random events that they are about, and
-# for each query the reference, which says the same of all events at once and in the order of position.
+# Random views: queries out of the grammar that cqrs.create_view takes, the random events that they are about, sessions
+# that publish those, and for each query the reference, which says the same of all events at once and in the order of
+# position.
 #
 # A view is a tree, so that a failing one can be made smaller: reductions() returns what is left of it when one part
 # is taken away. In expressions, {payload} stands for that column, however a query names it.
@@ -15,7 +16,8 @@ use warnings FATAL => 'all';
 use Exporter 'import';
 
 our @EXPORT_OK = qw(
-  setup_sql random_view render reference shape comparison reductions quote_name literal chance pick
+  setup_sql random_view render shape comparison reductions
+  writer_script straggler_script until_deadline nap quote_name literal chance pick
 );
 
 my @event_columns =
@@ -30,7 +32,7 @@ my %values = (
 		q{coalesce(({payload}->>'n')::int, -1)}, q{extract(hour FROM {occurred_at})::int},
 		q{twice(({payload}->>'n')::int)}, q{({payload}->>'n')::few}, q{1},
 		q{nullif(({payload}->>'n')::int, 2)}, q{jsonb_array_length({payload}->'list')},
-		q{(({payload}->>'n')::int, 3)::pair).n}
+		q{((({payload}->>'n')::int, 'x')::pair).n}
 	],
 	bigint => [ '{aggregate_version}', '{position}', q{({payload}->>'big')::bigint}, q{count_of({payload})} ],
 	numeric => [
@@ -50,14 +52,18 @@ my %values = (
 		'{occurred_at}', q{({payload}->>'at')::timestamptz}, q{date_trunc('hour', {occurred_at})},
 		q{date_trunc('day', {occurred_at}, 'Asia/Tokyo')}
 	],
-	timestamp => [ q{{occurred_at} AT TIME ZONE 'UTC'}, q{({payload}->>'day')::timestamp}, q{{occurred_at}::timestamp(0)} ],
+	timestamp => [
+		q{{occurred_at} AT TIME ZONE 'UTC'}, q{({payload}->>'day')::timestamp}, q{{occurred_at}::timestamp(0)}
+	],
 	time => [ q{{occurred_at}::time} ],
 	text => [
-		q{{payload}->>'k'}, '{aggregate_id}', '{source}', '{event_type}', q{upper({event_type})}, q{{payload}->>'txt'},
-		q{{metadata}->>'user'}, q{{aggregate_id} || ':' || {event_type}}, q{to_char({occurred_at}, 'YYYY-MM-DD')},
-		q{{payload}->>'k' COLLATE "C"}, q{lower({payload}->>'k') COLLATE "C"}, q{concat_ws('/', {source}, {payload}->>'n')},
-		q{CASE WHEN {payload} ? 'k' THEN {payload}->>'k' ELSE 'none' END}, q{format('%s-%s', {event_type}, {payload}->>'n')},
-		q{({payload}->>'n')::int::text}, q{{payload}#>>'{o,p}'}, q{{payload}['k']::text}, q{'it''s'::text}
+		q{{payload}->>'k'}, '{aggregate_id}', '{source}', '{event_type}', q{upper({event_type})},
+		q{{payload}->>'txt'}, q{{metadata}->>'user'}, q{{aggregate_id} || ':' || {event_type}},
+		q{to_char({occurred_at}, 'YYYY-MM-DD')}, q{{payload}->>'k' COLLATE "C"},
+		q{lower({payload}->>'k') COLLATE "C"}, q{concat_ws('/', {source}, {payload}->>'n')},
+		q{CASE WHEN {payload} ? 'k' THEN {payload}->>'k' ELSE 'none' END},
+		q{format('%s-%s', {event_type}, {payload}->>'n')}, q{({payload}->>'n')::int::text}, q{{payload}#>>'{o,p}'},
+		q{{payload}['k']::text}, q{'it''s'::text}
 	],
 	varchar => [ q{({payload}->>'k')::varchar(3)} ],
 	bpchar => [ q{({payload}->>'k')::char(3)} ],
@@ -70,7 +76,7 @@ my %values = (
 	'integer[]' => [ q{({payload}->>'arr')::int[]}, q{ARRAY[({payload}->>'n')::int, 1]} ],
 	'text[]' => [ q{string_to_array({payload}->>'k', 'a')}, q{ARRAY[{event_type}, {source}]} ],
 	inet => [ q{({payload}->>'ip')::inet} ],
-	oid => [ q{({payload}->>'at')::timestamptz IS NULL, 1::oid} ],
+	oid => [ q{(abs(({payload}->>'n')::int))::oid} ],
 	uuid => [ '{event_id}', q{({payload}->>'u')::uuid} ],
 	jsonb => [ q{{payload}->'o'}, q{{payload}}, q{{payload}->'mixed'}, q{jsonb_build_object('a', {payload}->'n')} ],
 	json => [ q{({payload}->'o')::json}, q{to_json({payload}->>'k')} ],
@@ -81,8 +87,6 @@ my %values = (
 	point => [ q{point(({payload}->>'n')::float8, 1)} ],
 	name => [ q{({payload}->>'k')::name} ],
 );
-$values{oid} = [ q{(abs(({payload}->>'n')::int))::oid} ];
-$values{integer}[-1] = q{((({payload}->>'n')::int, 'x')::pair).n};
 
 my @summable = ('smallint', 'integer', 'bigint', 'numeric', 'real', 'double precision', 'inexact', 'interval', 'money');
 my @ordered = (
@@ -101,44 +105,56 @@ my @aggregates = (
 my @keys = (
 	[ '{aggregate_id}', q{upper(%s)}, q{%s || '!'} ], [ '{event_type}', q{%s = 'A'} ], [ '{source}', q{length(%s)} ],
 	[ '{aggregate_type}' ], [ '{aggregate_version}' ], [ '{position}', q{%s %% 7} ], [ '{event_id}' ],
-	[ q{{payload}->>'k'}, q{%s IS NULL}, q{coalesce(%s, '-')} ], [ q{({payload}->>'n')::int}, q{%s + 1}, q{twice(%s)} ],
-	[ q{({payload}->>'n')::int % 3}, q{CASE %s WHEN 0 THEN 'zero' ELSE 'other' END} ], [ q{abs(({payload}->>'n')::int) / 2} ],
-	[ q{{occurred_at}::date}, q{%s + 1}, q{extract(month FROM %s)} ], [ q{date_trunc('hour', {occurred_at})}, q{%s::date} ],
-	[ q{date_trunc('day', {occurred_at} AT TIME ZONE 'UTC')} ], [ q{to_char({occurred_at}, 'YYYY-MM')} ],
+	[ q{{payload}->>'k'}, q{%s IS NULL}, q{coalesce(%s, '-')} ],
+	[ q{({payload}->>'n')::int}, q{%s + 1}, q{twice(%s)} ],
+	[ q{({payload}->>'n')::int % 3}, q{CASE %s WHEN 0 THEN 'zero' ELSE 'other' END} ],
+	[ q{abs(({payload}->>'n')::int) / 2} ], [ q{{occurred_at}::date}, q{%s + 1}, q{extract(month FROM %s)} ],
+	[ q{date_trunc('hour', {occurred_at})}, q{%s::date} ], [ q{date_trunc('day', {occurred_at} AT TIME ZONE 'UTC')} ],
+	[ q{to_char({occurred_at}, 'YYYY-MM')} ],
 	[ q{CASE WHEN {event_type} = 'A' THEN 'a' WHEN {payload} ? 'k' THEN {payload}->>'k' END}, q{%s IS NOT NULL} ],
-	[ q{{metadata}->>'user'} ], [ q{({payload}->>'u')::uuid} ], [ q{({payload}->>'num')::numeric} ], [ q{({payload}->>'b')::boolean}, q{NOT %s} ],
-	[ q{({payload}->>'at')::timestamptz} ], [ q{({payload}->>'k') COLLATE "C"} ], [ q{({payload}->>'arr')::int[]} ],
-	[ q{{payload}->'mixed'} ], [ q{({payload}->>'e')::mood}, q{%s::text} ], [ q{({payload}->>'bits')::bit(4)} ],
+	[ q{{metadata}->>'user'} ], [ q{({payload}->>'u')::uuid} ], [ q{({payload}->>'num')::numeric} ],
+	[ q{({payload}->>'b')::boolean}, q{NOT %s} ], [ q{({payload}->>'at')::timestamptz} ],
+	[ q{({payload}->>'k') COLLATE "C"} ], [ q{({payload}->>'arr')::int[]} ], [ q{{payload}->'mixed'} ],
+	[ q{({payload}->>'e')::mood}, q{%s::text} ], [ q{({payload}->>'bits')::bit(4)} ],
 	[ q{({payload}->>'k')::char(3)} ], [ q{({payload}->>'k')::varchar(2)} ], [ q{({payload}->>'iv')::interval} ],
 	[ q{({payload}->>'f')::float8} ], [ q{({payload}->>'m')::numeric::money} ], [ q{({payload}->>'ip')::inet} ],
-	[ q{({payload}->>'n')::few} ], [ q{(({payload}->>'n')::int, {payload}->>'k')::pair} ], [ q{int4range(0, abs(({payload}->>'n')::int))} ],
-	[ q{convert_to({payload}->>'k', 'UTF8')} ], [ q{string_to_array({payload}->>'k', 'a')} ], [ q{length({aggregate_id})} ],
-	[ q{({payload}->>'s')::smallint} ], [ q{{payload} ? 'n'} ], [ q{({payload}->>'k')::name} ]);
+	[ q{({payload}->>'n')::few} ], [ q{(({payload}->>'n')::int, {payload}->>'k')::pair} ],
+	[ q{int4range(0, abs(({payload}->>'n')::int))} ], [ q{convert_to({payload}->>'k', 'UTF8')} ],
+	[ q{string_to_array({payload}->>'k', 'a')} ], [ q{length({aggregate_id})} ], [ q{({payload}->>'s')::smallint} ],
+	[ q{{payload} ? 'n'} ], [ q{({payload}->>'k')::name} ]);
 
 # Conditions. Those on the type of events, of aggregates, and on the source could be answered before the query is run,
 # if one is careful.
 my @conditions = (
-	q{{event_type} = 'A'}, q{{event_type} IN ('A', 'B')}, q{{event_type} = ANY ('{A,C}')}, q{{event_type} = ANY (ARRAY['B', 'It''s'])},
-	q{'B' = {event_type}}, q{{event_type} <> 'A'}, q{{event_type} NOT IN ('A', 'B')}, q{{event_type} IN ('A', NULL)},
-	q{{event_type} = ALL ('{A,B}')}, q{{event_type} <> ANY ('{A,B}')}, q{{event_type} <> ALL ('{A,B}')}, q{{event_type} LIKE 'It%'},
-	q{{event_type} IS DISTINCT FROM 'A'}, q{({event_type} = 'A') IS NOT TRUE}, q{{event_type} = upper('a')}, q{{event_type} = 'A'::name},
-	q{{event_type} COLLATE "C" = 'B'}, q{{event_type} = coalesce({payload}->>'k', 'A')}, q{{event_type} BETWEEN 'A' AND 'B'},
-	q{CASE WHEN {event_type} = 'A' THEN true ELSE {aggregate_type} = 'order' END}, q{{event_type} = 'A' AND {event_type} = 'B'},
-	q{{event_type} = 'A' OR {payload} ? 'k'}, q{({event_type} = 'A' OR {event_type} = 'C') AND {source} = 'shop'},
+	q{{event_type} = 'A'}, q{{event_type} IN ('A', 'B')}, q{{event_type} = ANY ('{A,C}')},
+	q{{event_type} = ANY (ARRAY['B', 'It''s'])}, q{'B' = {event_type}}, q{{event_type} <> 'A'},
+	q{{event_type} NOT IN ('A', 'B')}, q{{event_type} IN ('A', NULL)}, q{{event_type} = ALL ('{A,B}')},
+	q{{event_type} <> ANY ('{A,B}')}, q{{event_type} <> ALL ('{A,B}')}, q{{event_type} LIKE 'It%'},
+	q{{event_type} IS DISTINCT FROM 'A'}, q{({event_type} = 'A') IS NOT TRUE}, q{{event_type} = upper('a')},
+	q{{event_type} = 'A'::name}, q{{event_type} COLLATE "C" = 'B'}, q{{event_type} = coalesce({payload}->>'k', 'A')},
+	q{{event_type} BETWEEN 'A' AND 'B'},
+	q{CASE WHEN {event_type} = 'A' THEN true ELSE {aggregate_type} = 'order' END},
+	q{{event_type} = 'A' AND {event_type} = 'B'}, q{{event_type} = 'A' OR {payload} ? 'k'},
+	q{({event_type} = 'A' OR {event_type} = 'C') AND {source} = 'shop'},
 	q{{event_type} = 'A' OR {aggregate_type} = 'order'}, q{NOT {event_type} = 'A'}, q{({event_type} = 'A') = false},
-	q{{aggregate_type} = 'order'}, q{{aggregate_type} IN ('order', 'nothing')}, q{{aggregate_type} <> 'order'}, q{{aggregate_type} > 'd'},
-	q{{source} = 'shop'}, q{{source} = ANY ('{bank,publisher}')}, q{{source} IS NOT NULL}, q{{source} || {event_type} = 'shopA'},
-	q{({event_type}, {source}) IN (('A', 'shop'), ('B', 'bank'))}, q{{event_type} = {source}}, q{{event_type} = NULL},
-	q{{event_type} <= 'A'}, q{{event_type} = 'It''s'}, q{{event_type} IN ('Ä', 'A')}, q{{event_type} = ANY (string_to_array('A,B', ','))},
-	q{{payload} ? 'k'}, q{{payload} @> '{"b": true}'}, q{({payload}->>'n')::int > 0}, q{{payload}->>'k' IS NULL}, q{{payload}->>'k' <> 'a'},
-	q{{aggregate_version} % 2 = 0}, q{({payload}->>'b')::boolean}, q{{position} % 2 = 0}, q{{occurred_at} < '2024-03-01'}, q{{payload}->>'k' = 'ä'},
-	q{({payload}->>'n')::int BETWEEN -1 AND 2}, q{{aggregate_id} LIKE 'a1%'}, q{jsonb_path_exists({payload}, '$.n ? (@ > 0)')},
-	q{'true'}, q{false}, q{NULL}, q{({payload}->>'n')::int IN (1, 2, NULL)}, q{{metadata} <> '{}'});
+	q{{aggregate_type} = 'order'}, q{{aggregate_type} IN ('order', 'nothing')}, q{{aggregate_type} <> 'order'},
+	q{{aggregate_type} > 'd'}, q{{source} = 'shop'}, q{{source} = ANY ('{bank,publisher}')}, q{{source} IS NOT NULL},
+	q{{source} || {event_type} = 'shopA'}, q{({event_type}, {source}) IN (('A', 'shop'), ('B', 'bank'))},
+	q{{event_type} = {source}}, q{{event_type} = NULL}, q{{event_type} <= 'A'}, q{{event_type} = 'It''s'},
+	q{{event_type} IN ('Ä', 'A')}, q{{event_type} = ANY (string_to_array('A,B', ','))}, q{{payload} ? 'k'},
+	q{{payload} @> '{"b": true}'}, q{({payload}->>'n')::int > 0}, q{{payload}->>'k' IS NULL},
+	q{{payload}->>'k' <> 'a'}, q{{aggregate_version} % 2 = 0}, q{({payload}->>'b')::boolean}, q{{position} % 2 = 0},
+	q{{occurred_at} < '2024-03-01'}, q{{payload}->>'k' = 'ä'}, q{({payload}->>'n')::int BETWEEN -1 AND 2},
+	q{{aggregate_id} LIKE 'a1%'}, q{jsonb_path_exists({payload}, '$.n ? (@ > 0)')}, q{'true'}, q{false}, q{NULL},
+	q{({payload}->>'n')::int IN (1, 2, NULL)}, q{{metadata} <> '{}'});
 
 # Names that somebody might choose, or that the extension might use within.
 my @names = (
-	'total', 'Total €', 'a"b', "it's", 'select', 'events', 'position', 'key', 'excluded', 'new', 'old', 'e', 't', 'state', 'source',
-	'event_type', 'payload', 'count', 'sum', 'first', 'group', 'value', 'x' x 63, '1', ' ', '$1', '?column?', 'NULL', 'row', 'cqrs', 'batch');
+	'total', 'Total €', 'a"b', "it's", 'select', 'events', 'position', 'key', 'excluded', 'new', 'old', 'e', 't',
+	'state', 'source', 'event_type', 'payload', 'count', 'sum', 'first', 'group', 'value', 'x' x 63, '1', ' ', '$1',
+	'?column?', 'NULL', 'row', 'cqrs', 'batch');
+
+my $prepared = 0;
 
 sub chance { my ($probability) = @_; return rand() < $probability }
 sub pick { return $_[ rand @_ ] }
@@ -171,8 +187,8 @@ DECLARE
 		'n', floor(random() * 9)::int - 4,
 		's', floor(random() * 60000)::int - 30000,
 		'big', one_of('4611686018427387904', '-4611686018427387904', '9223372036854775807', '0', '17'),
-		'num', one_of('1', '1.0', '1.00', '-2.5', '0.000000000000000001', '123456789012345678901234567890.5', 'NaN', '1e10',
-			CASE WHEN random() < 0.1 THEN 'Infinity' END, CASE WHEN random() < 0.1 THEN '-Infinity' END),
+		'num', one_of('1', '1.0', '1.00', '-2.5', '0.000000000000000001', '123456789012345678901234567890.5', 'NaN',
+			'1e10', CASE WHEN random() < 0.1 THEN 'Infinity' END, CASE WHEN random() < 0.1 THEN '-Infinity' END),
 		'd', round((random() * 100)::numeric, 3),
 		'f', one_of('0.125', '-0', '0', '-17.5', '99.875', CASE WHEN random() < 0.02 THEN 'NaN' END,
 			CASE WHEN random() < 0.02 THEN 'Infinity' END, '3.25'),
@@ -180,14 +196,16 @@ DECLARE
 	|| jsonb_build_object(
 		'iv', one_of('1 mon', '30 days', '720:00:00', '-1 day 02:00', '1 year -3 days 00:00:00.000001', '0'),
 		'day', one_of('2024-02-29', '1999-12-31', '0044-03-15 BC', '2024-03-01', 'infinity'),
-		'at', one_of('2024-03-10 02:30:00+00', '2024-03-10 02:30:00', '2024-11-03 01:30:00', '1900-01-01 00:00:00.5', '-infinity'),
+		'at', one_of('2024-03-10 02:30:00+00', '2024-03-10 02:30:00', '2024-11-03 01:30:00', '1900-01-01 00:00:00.5',
+			'-infinity'),
 		'b', one_of('true', 'false', 't', 'off'),
 		'flag', random() < 0.9,
 		'bits', one_of('0000', '1111', '1010', '0111'),
 		'e', one_of('sad', 'ok', 'happy', 'bored'),
 		'arr', one_of('{}', '{1}', '{1,2}', '{1,NULL}', '{2}', '{{1,2},{3,4}}'),
 		'ip', one_of('10.0.0.1', '10.0.0.0/8', '::1'),
-		'u', one_of('6f1b7f9c-0000-4000-8000-000000000001', '6F1B7F9C-0000-4000-8000-000000000001', '00000000-0000-0000-0000-000000000000'),
+		'u', one_of('6f1b7f9c-0000-4000-8000-000000000001', '6F1B7F9C-0000-4000-8000-000000000001',
+			'00000000-0000-0000-0000-000000000000'),
 		'o', jsonb_build_object('p', floor(random() * 5)),
 		'list', to_jsonb(array_fill(1, ARRAY[floor(random() * 3)::int])),
 		'mixed', one_of('1', '1.0', '"1"', 'true', '[]', '{"a": [1, 2]}')::jsonb);
@@ -356,7 +374,8 @@ sub events_cte
 {
 	my ($bound) = @_;
 
-	return 'WITH events AS MATERIALIZED (SELECT ' . join(', ', @event_columns) . " FROM cqrs.outbox WHERE $bound ORDER BY position)\n";
+	return 'WITH events AS MATERIALIZED (SELECT ' . join(', ', @event_columns)
+	  . "\nFROM cqrs.outbox WHERE $bound ORDER BY position)\n";
 }
 
 sub select_statement
@@ -405,8 +424,10 @@ sub reference_aggregate
 	return "count(*) + 1" if $column->{wrong};
 	return "$function($argument)" . filter($column) if $function !~ /^cqrs/;
 	return "$function($argument, {position})" . filter($column) if $column->{form} eq 'position';
-	return "(array_agg(($argument)::text ORDER BY {position}$order)" . filter($column) . ")[1]::$type" if $type =~ /\[\]$/;
-	return "(array_agg($argument ORDER BY {position}$order)" . filter($column) . ')[1]';
+
+	# an array of arrays would not do
+	my ($as_text, $back) = $type =~ /\[\]$/ ? ('::text', "::$type") : ('', '');
+	return "(array_agg(($argument)$as_text ORDER BY {position}$order)" . filter($column) . ")[1]$back";
 }
 
 # Names the columns of events as this query does.
@@ -474,5 +495,93 @@ sub reductions
 	  if $view->{alias} ne '' || $view->{spelling} ne 'plain' || $view->{remark};
 	return @result;
 }
+
+# ---------------------------------------------------------------------------------------------------------
+# Sessions that publish
+# ---------------------------------------------------------------------------------------------------------
+
+# A script of random transactions, of a service that may name its source or of one that may not, under settings.
+sub writer_script
+{
+	my ($deadline, $settings) = @_;
+	my $publisher = chance(0.3);
+
+	return "SELECT setseed(" . rand(1) . ");\n"
+	  . ($publisher ? "SET SESSION AUTHORIZATION publisher;\n" : '')
+	  . "SET lock_timeout = '1s';\nSET synchronous_commit = off;\n$settings"
+	  . until_deadline($deadline, map { transaction($publisher) } 1 .. 400);
+}
+
+# A script of one transaction, which publishes about the deadline and commits some time later, when perhaps nobody
+# publishes any more: what it does to a group is not made good by what comes after it.
+sub straggler_script
+{
+	my ($deadline) = @_;
+	my $begin = $deadline - 0.3 + rand 0.4;
+	my $name = 'p' . ++$prepared;
+
+	my $sql = "SELECT pg_sleep($begin - extract(epoch FROM clock_timestamp()));\nBEGIN;\n"
+	  . insert(0) . insert(0) . nap(0.4);
+
+	return $sql . nap(0.4) . "COMMIT;\n" if chance(0.5);
+	return $sql . "PREPARE TRANSACTION '$name';\n" . nap(0.8) . "COMMIT PREPARED '$name';\n";
+}
+
+# Lets a script end at a time: before each of its parts it looks at the clock.
+sub until_deadline
+{
+	my ($deadline, @parts) = @_;
+
+	return join '',
+	  map { "SELECT clock_timestamp() > to_timestamp($deadline) AS done \\gset\n\\if :done\n\\q\n\\endif\n$_" } @parts;
+}
+
+sub transaction
+{
+	my ($publisher) = @_;
+	my $quick = chance(0.6);
+	my $sql = 'BEGIN' . pick(('') x 6, ' ISOLATION LEVEL REPEATABLE READ', ' ISOLATION LEVEL SERIALIZABLE') . ";\n";
+
+	foreach (1 .. 1 + rand 3)
+	{
+		if (chance(0.3))
+		{
+			$sql .= "SAVEPOINT one;\n" . insert($publisher);
+			$sql .= "SAVEPOINT two;\n" . insert($publisher) . pick("ROLLBACK TO two;\n", "RELEASE two;\n")
+			  if chance(0.4);
+			$sql .= pick("ROLLBACK TO one;\n", "RELEASE one;\n");
+		}
+		else
+		{
+			$sql .= insert($publisher);
+		}
+		$sql .= nap(0.05) if !$quick && chance(0.5);
+	}
+	$sql .= nap(0.5) if !$quick && chance(0.3);
+	return $sql . "ROLLBACK;\n" if chance(0.1);
+	return $sql . "COMMIT;\n" if $publisher || !chance(0.08);
+
+	my $name = 'p' . ++$prepared;
+	$sql .= "PREPARE TRANSACTION '$name';\n" . nap(0.3);
+	return $sql . pick('COMMIT', 'COMMIT', 'ROLLBACK') . " PREPARED '$name';\n";
+}
+
+# Some events, by one of the ways to publish.
+sub insert
+{
+	my ($publisher) = @_;
+	my $many = pick(1, 1, 1, 2, 2, 3, 5, 15);
+	my $columns = ($publisher ? '' : 'source, ')
+	  . 'aggregate_type, aggregate_id, aggregate_version, event_type, payload, metadata, occurred_at';
+	my $insert = "INSERT INTO cqrs.outbox ($columns) SELECT $columns FROM app.random_events($many);\n";
+
+	return "SELECT cqrs.publish(aggregate_type, aggregate_id, event_type, payload) FROM app.random_events($many);\n"
+	  if chance(0.1);
+	return "DO 'BEGIN $insert RAISE division_by_zero; EXCEPTION WHEN division_by_zero THEN $insert END';\n"
+	  if chance(0.1);
+	return $insert;
+}
+
+sub nap { my ($longest) = @_; return sprintf "SELECT pg_sleep(%.3f);\n", rand $longest }
 
 1;
