@@ -7,9 +7,10 @@
  *   aggregates first and last, by order of input or by position
  *   engine    table cqrs.registry     the projections: definition and state
  *             table cqrs.checkpoint   which events each has processed, and counters
+ *             table cqrs.parked       events that were put aside
  *             table cqrs.incarnation  one row, never dumped: whose transaction
  *                                     ids those are
- *   to look at: views cqrs.projection, cqrs.projection_status,
+ *   to look at: views cqrs.projection, cqrs.projection_status, cqrs.dead_letter,
  *             cqrs.worker_status, cqrs.rebuild_progress
  *
  * The C function behind each SQL function is documented in src/sql_*.c.
@@ -199,6 +200,8 @@ CREATE TABLE cqrs.registry (
 	created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
 	state text NOT NULL,
 	rebuild_started_at timestamptz,
+	parked boolean NOT NULL DEFAULT false,
+	parked_retry_at timestamptz,
 	retries bigint NOT NULL DEFAULT 0,
 	next_retry_at timestamptz,
 	last_error text,
@@ -244,6 +247,26 @@ CREATE TABLE cqrs.checkpoint (
 COMMENT ON TABLE cqrs.checkpoint IS
 	'processed = visible in done, or visible in target and not beyond last_position';
 
+CREATE TABLE cqrs.parked (
+	projection integer NOT NULL,
+	position bigint NOT NULL,
+	key text,
+	reason text NOT NULL,
+	blocks boolean NOT NULL,
+	sqlstate text,
+	message text,
+	context text,
+	attempts integer NOT NULL,
+	next_retry_at timestamptz,
+	parked_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	CONSTRAINT parked_pkey PRIMARY KEY (projection, position)
+);
+CREATE INDEX parked_key ON cqrs.parked
+	(projection, pg_catalog.hashtextextended(COALESCE(key, ''), 0), position);
+COMMENT ON TABLE cqrs.parked IS
+	'events that were put aside, and those behind them; look at cqrs.dead_letter';
+COMMENT ON INDEX cqrs.parked_key IS 'finds the queue of a key, however long the key';
+
 CREATE TABLE cqrs.incarnation (
 	id uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid()
 );
@@ -256,6 +279,7 @@ SELECT pg_catalog.pg_extension_config_dump('cqrs.outbox_position_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('cqrs.registry', '');
 SELECT pg_catalog.pg_extension_config_dump('cqrs.registry_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('cqrs.checkpoint', '');
+SELECT pg_catalog.pg_extension_config_dump('cqrs.parked', '');
 
 CREATE FUNCTION cqrs.guard_read_table() RETURNS trigger
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
@@ -292,7 +316,7 @@ CREATE FUNCTION cqrs.create_projection(
 	sources text[] DEFAULT NULL,
 	key text DEFAULT 'aggregate_id',
 	start_at text DEFAULT 'beginning',
-	on_error text DEFAULT 'stop',
+	on_error text DEFAULT 'park',
 	notify text DEFAULT 'keys',
 	batch_size integer DEFAULT NULL,
 	segments integer DEFAULT 1)
@@ -310,7 +334,7 @@ CREATE FUNCTION cqrs.create_view(
 	aggregate_types text[] DEFAULT NULL,
 	sources text[] DEFAULT NULL,
 	start_at text DEFAULT 'beginning',
-	on_error text DEFAULT 'stop',
+	on_error text DEFAULT 'park',
 	notify text DEFAULT 'keys',
 	batch_size integer DEFAULT NULL,
 	segments integer DEFAULT 1)
@@ -364,6 +388,19 @@ LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'cqrs_sql_resume_projection';
 COMMENT ON FUNCTION cqrs.resume_projection(name) IS
 	'lets a paused or stopped projection go on from its checkpoint';
+
+CREATE FUNCTION cqrs.retry_dead_letters(name name, key text DEFAULT NULL) RETURNS bigint
+LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cqrs_sql_retry_dead_letters';
+COMMENT ON FUNCTION cqrs.retry_dead_letters(name, text) IS
+	'applies parked events in order, up to the first of a key that fails again; returns how many';
+
+CREATE FUNCTION cqrs.discard_dead_letters(name name, key text, up_to_position bigint DEFAULT NULL)
+RETURNS bigint
+LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cqrs_sql_discard_dead_letters';
+COMMENT ON FUNCTION cqrs.discard_dead_letters(name, text, bigint) IS
+	'forgets parked events of a key; returns how many';
 
 CREATE PROCEDURE cqrs.rebuild_projection(name name, online boolean DEFAULT false)
 LANGUAGE c
@@ -472,7 +509,21 @@ FROM cqrs.get_rebuild_progress() p;
 COMMENT ON VIEW cqrs.rebuild_progress IS
 	'rebuilds under way; events are estimated from positions, rate is events per second';
 
-GRANT SELECT ON cqrs.projection, cqrs.projection_status, cqrs.worker_status,
+/* A key's queue is no dead letter as long as workers try its first event again. */
+CREATE VIEW cqrs.dead_letter WITH (security_barrier) AS
+SELECT r.name AS projection, p.key, p.position, p.reason, p.sqlstate, p.message, p.context,
+	p.attempts, p.parked_at
+FROM cqrs.parked p JOIN cqrs.registry r ON r.id = p.projection
+WHERE (pg_catalog.pg_has_role(r.owner::oid, 'USAGE') OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE'))
+AND NOT EXISTS (
+	SELECT FROM cqrs.parked f
+	WHERE f.projection = p.projection AND f.key IS NOT DISTINCT FROM p.key
+	AND pg_catalog.hashtextextended(COALESCE(f.key, ''), 0) = pg_catalog.hashtextextended(COALESCE(p.key, ''), 0)
+	AND f.next_retry_at IS NOT NULL);
+COMMENT ON VIEW cqrs.dead_letter IS
+	'events that were put aside: those that failed, and those behind them; for the projection''s owner and monitors';
+
+GRANT SELECT ON cqrs.dead_letter, cqrs.projection, cqrs.projection_status, cqrs.worker_status,
 	cqrs.rebuild_progress TO PUBLIC;
 
 /* tells the launcher, when this commits, that the database has the extension */

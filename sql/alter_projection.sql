@@ -48,7 +48,6 @@ SELECT cqrs.alter_projection('orders', new_name => ''); \echo :SQLSTATE
 SELECT cqrs.alter_projection('orders', mode => 'sometimes'); \echo :SQLSTATE
 SELECT cqrs.alter_projection('orders', key => 'customer'); \echo :SQLSTATE
 SELECT cqrs.alter_projection('orders', key => ''); \echo :SQLSTATE
-SELECT cqrs.alter_projection('orders', on_error => 'park'); \echo :SQLSTATE
 SELECT cqrs.alter_projection('orders', on_error => 'shrug'); \echo :SQLSTATE
 SELECT cqrs.alter_projection('orders', notify => ''); \echo :SQLSTATE
 SELECT cqrs.alter_projection('orders', batch_size => -5); \echo :SQLSTATE

@@ -87,7 +87,6 @@ SELECT cqrs.create_projection('q', 'h(cqrs.event)', '{u}', start_at => 'yesterda
 SELECT cqrs.create_projection('q', 'h(cqrs.event)', '{u}', start_at => NULL); \echo :SQLSTATE
 SELECT cqrs.create_projection('q', 'h(cqrs.event)', '{u}', on_error => 'ignore'); \echo :SQLSTATE
 SELECT cqrs.create_projection('q', 'h(cqrs.event)', '{u}', on_error => NULL); \echo :SQLSTATE
-SELECT cqrs.create_projection('q', 'h(cqrs.event)', '{u}', on_error => 'park'); \echo :SQLSTATE
 SELECT cqrs.create_projection('q', 'h(cqrs.event)', '{u}', notify => 'all'); \echo :SQLSTATE
 SELECT cqrs.create_projection('q', 'h(cqrs.event)', '{u}', notify => NULL); \echo :SQLSTATE
 SELECT cqrs.create_projection('q', 'h(cqrs.event)', '{u}', batch_size => 0); \echo :SQLSTATE

@@ -47,7 +47,6 @@ SELECT cqrs.create_view('v', :'counting', mode => NULL); \echo :SQLSTATE
 SELECT cqrs.create_view('v', :'counting', start_at => 'yesterday'); \echo :SQLSTATE
 SELECT cqrs.create_view('v', :'counting', start_at => NULL); \echo :SQLSTATE
 SELECT cqrs.create_view('v', :'counting', on_error => 'ignore'); \echo :SQLSTATE
-SELECT cqrs.create_view('v', :'counting', on_error => 'park'); \echo :SQLSTATE
 SELECT cqrs.create_view('v', :'counting', notify => 'all'); \echo :SQLSTATE
 SELECT cqrs.create_view('v', :'counting', notify => NULL); \echo :SQLSTATE
 SELECT cqrs.create_view('v', :'counting', batch_size => 0); \echo :SQLSTATE

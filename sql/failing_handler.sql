@@ -10,8 +10,8 @@ BEGIN
 	END IF;
 	INSERT INTO bad VALUES (e.aggregate_id);
 END $$;
-SELECT cqrs.create_projection('good', 'to_good(cqrs.event)', '{good}');
-SELECT cqrs.create_projection('bad', 'to_bad(cqrs.event)', '{bad}');
+SELECT cqrs.create_projection('good', 'to_good(cqrs.event)', '{good}', on_error => 'stop');
+SELECT cqrs.create_projection('bad', 'to_bad(cqrs.event)', '{bad}', on_error => 'stop');
 -- until a worker, or somebody's catch_up, has run into it
 CREATE PROCEDURE let_it_stop(projection name) LANGUAGE plpgsql AS $$
 BEGIN
@@ -94,7 +94,7 @@ CALL let_it_stop('bad');
 SELECT regexp_replace(split_part(last_error, E'\n', 1), 'OID \d+', 'OID n') AS last_error FROM shown WHERE name = 'bad';
 CREATE TABLE bad (id text);
 SELECT cqrs.drop_projection('bad');
-SELECT cqrs.create_projection('bad', 'to_bad()', '{bad}');
+SELECT cqrs.create_projection('bad', 'to_bad()', '{bad}', on_error => 'stop');
 CALL cqrs.catch_up('bad');
 
 -- a key that fails

@@ -10,7 +10,7 @@ END $$;
 CREATE VIEW differences AS SELECT count(*) AS differences, (SELECT count(*) FROM lines) AS lines, (SELECT count(*) FROM cqrs.outbox) AS events
 FROM orders FULL JOIN (SELECT aggregate_id AS id, count(*) AS n FROM cqrs.outbox GROUP BY 1) o USING (id, n) WHERE orders IS NULL OR o IS NULL;
 SELECT count(cqrs.publish('Order', 'o' || i % 7, 'Placed')) FROM generate_series(1, 100) AS i;
-SELECT cqrs.create_projection('orders', 'on_event(cqrs.event)', '{orders,lines}', batch_size => 10);
+SELECT cqrs.create_projection('orders', 'on_event(cqrs.event)', '{orders,lines}', batch_size => 10, on_error => 'stop');
 CALL cqrs.catch_up('orders');
 TABLE differences;
 

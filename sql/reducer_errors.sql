@@ -73,7 +73,7 @@ BEGIN
 	END LOOP;
 	COMMIT;
 END $$;
-SELECT cqrs.create_projection('p', 'keep(t,cqrs.event)', '{t}');
+SELECT cqrs.create_projection('p', 'keep(t,cqrs.event)', '{t}', on_error => 'stop');
 INSERT INTO cqrs.outbox (aggregate_type, aggregate_id, event_type) VALUES ('T', 'a', 'Good'), ('T', 'b', 'Failing'), ('T', 'a', 'Good');
 CALL let_it_stop();
 TABLE shown;

@@ -23,7 +23,7 @@ GRANT SELECT ON cqrs.outbox TO regress_owner;
 SET ROLE regress_owner;
 SELECT cqrs.create_projection('orders', 'app.on_event(cqrs.event)', '{app.orders,public_table}'); \echo :SQLSTATE
 SELECT cqrs.create_projection('orders', 'app.on_event(cqrs.event)', '{app.orders}', mode => 'inline'); \echo :SQLSTATE
-SELECT cqrs.create_projection('orders', 'app.on_event(cqrs.event)', '{app.orders}');
+SELECT cqrs.create_projection('orders', 'app.on_event(cqrs.event)', '{app.orders}', on_error => 'stop');
 SELECT cqrs.publish('Order', 'o1', 'Placed') > 0 AS published;
 CALL cqrs.catch_up();
 TABLE app.orders;

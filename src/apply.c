@@ -26,6 +26,13 @@
 /* calls of handlers that are under way, nested by inline projections */
 static int	depth = 0;
 
+static ErrorData *apply_in_subtransaction(CqrsProjection *projection, CqrsBatch *batch,
+										  CqrsApplied *applied,
+										  void (*action) (CqrsProjection *, CqrsBatch *,
+														  CqrsApplied *));
+static void apply_all(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applied);
+static void apply_keys_to_tell(CqrsProjection *projection, CqrsBatch *batch,
+							   CqrsApplied *applied);
 static void apply_check_owner(const CqrsProjection *projection);
 static void apply_constraints_immediate(void);
 static void apply_error_callback(void *arg);
@@ -66,6 +73,7 @@ cqrs_apply_compute_keys(CqrsProjection *projection, CqrsBatch *batch, CqrsApplie
 	};
 
 	error_context_stack = &callback;
+	cqrs_handler_blame_nobody();
 	apply_check_owner(projection);
 	cqrs_query_enter_user(&user, projection->owner, &projection->settings);
 	applied->nkeys = applied->nevents;
@@ -75,6 +83,8 @@ cqrs_apply_compute_keys(CqrsProjection *projection, CqrsBatch *batch, CqrsApplie
 		memcpy(events, applied->events, applied->nevents * sizeof(CqrsEvent *));
 		applied->nkeys = kind->narrow(projection, events, applied->nevents, batch->desc);
 	}
+	cqrs_handler_blame_events();
+	applied->keyed = events;
 	applied->keys = cqrs_event_keys(cqrs_projection_key(projection), events,
 									applied->nkeys, batch->desc);
 	if (kind->hash_keys != NULL)
@@ -125,6 +135,7 @@ cqrs_apply_run(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applie
 	}
 
 	error_context_stack = &callback;
+	cqrs_handler_blame_nobody();
 	apply_check_owner(projection);
 	cqrs_outbox_check_rights(projection->owner, false);
 	old = MemoryContextSwitchTo(batch->context);
@@ -164,6 +175,46 @@ ErrorData *
 cqrs_apply_contained(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applied,
 					 bool call_handler)
 {
+	return apply_in_subtransaction(projection, batch, applied,
+								   call_handler ? apply_all : apply_keys_to_tell);
+}
+
+/*
+ * Compute the keys of events in a subtransaction, and leave out of them those
+ * that can't change anything, so that there is a key for each. Returns NULL or
+ * the error.
+ */
+ErrorData *
+cqrs_apply_contained_keys(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applied)
+{
+	ErrorData  *error = apply_in_subtransaction(projection, batch, applied,
+												cqrs_apply_compute_keys);
+
+	if (error == NULL)
+	{
+		applied->events = applied->keyed;
+		applied->nevents = applied->nkeys;
+	}
+	return error;
+}
+
+static void
+apply_all(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applied)
+{
+	apply_constraints_immediate();
+	cqrs_apply_run(projection, batch, applied, true);
+}
+
+static void
+apply_keys_to_tell(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applied)
+{
+	cqrs_apply_run(projection, batch, applied, false);
+}
+
+static ErrorData *
+apply_in_subtransaction(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applied,
+						void (*action) (CqrsProjection *, CqrsBatch *, CqrsApplied *))
+{
 	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
 	ErrorData  *volatile error = NULL;
@@ -172,8 +223,7 @@ cqrs_apply_contained(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *
 	MemoryContextSwitchTo(context);
 	PG_TRY();
 	{
-		apply_constraints_immediate();
-		cqrs_apply_run(projection, batch, applied, call_handler);
+		action(projection, batch, applied);
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();

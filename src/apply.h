@@ -14,7 +14,8 @@ typedef struct CqrsApplied
 {
 	CqrsEvent **events;			/* those that pass the filters */
 	int			nevents;
-	text	  **keys;			/* what changed; NULL where not computed */
+	CqrsEvent **keyed;			/* those of them whose keys were computed, */
+	text	  **keys;			/* or what changed; NULL where not computed */
 	int			nkeys;
 	uint64	   *hashes;			/* of the keys, where their texts don't tell; or NULL */
 } CqrsApplied;
@@ -27,6 +28,8 @@ extern void cqrs_apply_run(CqrsProjection *projection, CqrsBatch *batch,
 						   CqrsApplied *applied, bool call_handler);
 extern ErrorData *cqrs_apply_contained(CqrsProjection *projection, CqrsBatch *batch,
 									   CqrsApplied *applied, bool call_handler);
+extern ErrorData *cqrs_apply_contained_keys(CqrsProjection *projection, CqrsBatch *batch,
+											CqrsApplied *applied);
 extern void cqrs_apply_begin(CqrsProjection *projection);
 extern void cqrs_apply_refuse_handler(const char *what);
 extern bool cqrs_apply_error_is_transient(const ErrorData *error);

@@ -29,6 +29,7 @@
 #include "horizon.h"
 #include "notify.h"
 #include "outbox_read.h"
+#include "park.h"
 #include "registry.h"
 
 /* bounds the memory of a batch, whatever the size of the events */
@@ -67,6 +68,8 @@ static bool catchup_read(CqrsBatch *batch, CqrsCheckpoint *next, const Pass *pas
 static void catchup_member(CqrsMember *member, CqrsProjection *projection,
 						   CqrsCheckpoint *checkpoint, const CqrsCheckpoint *next,
 						   CqrsBatch *batch, CqrsErrorPolicy policy);
+static void catchup_retry(CqrsMember *member, CqrsProjection *projection,
+						  CqrsCheckpoint *checkpoint, CqrsErrorPolicy policy);
 static void catchup_failed(CqrsMember *member, CqrsProjection *projection,
 						   CqrsErrorPolicy policy);
 static void catchup_unusable(CqrsMember *member, const CqrsCheckpoint *checkpoint,
@@ -229,6 +232,9 @@ catchup_batch(PassGroup *group, CqrsBatch *batch, const Pass *pass, bool small_o
 		CqrsMember *member = group->members[i];
 
 		member->nevents = batch->nevents;
+		catchup_retry(member, group->projections[i], group->checkpoints[i], pass->policy);
+		if (member->error != NULL)
+			continue;
 
 		/* at the end of a frozen interval there may be what came after it was frozen */
 		member->more = postponed || next.frozen || was_frozen;
@@ -244,6 +250,9 @@ catchup_batch(PassGroup *group, CqrsBatch *batch, const Pass *pass, bool small_o
 			batch->settled = checkpoint->settled;
 			catchup_member(member, group->projections[i], checkpoint, &next, batch,
 						   pass->policy);
+			if (member->error == NULL)
+				member->next_retry_at =
+					cqrs_projection_get(member->projection)->parked_retry_at;
 		}
 		if (!member->more && member->error == NULL)
 			catchup_arrived(member, group->projections[i]);
@@ -319,6 +328,37 @@ catchup_read(CqrsBatch *batch, CqrsCheckpoint *next, const Pass *pass, CqrsReadL
 	return true;
 }
 
+/*
+ * Try again what was put aside, where its time has come, before anything that
+ * comes after it.
+ */
+static void
+catchup_retry(CqrsMember *member, CqrsProjection *projection, CqrsCheckpoint *checkpoint,
+			  CqrsErrorPolicy policy)
+{
+	int64		applied;
+
+	if (projection->parked_retry_at == 0)
+		return;
+	if (projection->parked_retry_at > GetCurrentTimestamp() || policy == CQRS_ERROR_THROW)
+	{
+		member->next_retry_at = projection->parked_retry_at;
+		return;
+	}
+	applied = cqrs_park_retry_due(projection, policy == CQRS_ERROR_RETRY ?
+								  CQRS_PATIENCE_WORKER : CQRS_PATIENCE_NONE, &member->error);
+	if (member->error != NULL)
+	{
+		member->more = false;
+		catchup_failed(member, projection, policy);
+		return;
+	}
+	cqrs_park_note(projection, NULL);
+	if (applied > 0)
+		cqrs_checkpoint_advance(checkpoint, applied);
+	member->next_retry_at = cqrs_projection_get(projection->id)->parked_retry_at;
+}
+
 /* Apply a batch to one projection, and move its checkpoint to next. */
 static void
 catchup_member(CqrsMember *member, CqrsProjection *projection, CqrsCheckpoint *checkpoint,
@@ -329,10 +369,16 @@ catchup_member(CqrsMember *member, CqrsProjection *projection, CqrsCheckpoint *c
 	TimestampTz started = GetCurrentTimestamp();
 
 	cqrs_apply_select(projection, batch, &applied);
+	if (call_handler)
+		cqrs_park_hold_back(projection, batch, &applied);
 	if (policy == CQRS_ERROR_THROW && call_handler)
 		cqrs_apply_run(projection, batch, &applied, call_handler);
 	else if (applied.nevents > 0)
 		member->error = cqrs_apply_contained(projection, batch, &applied, call_handler);
+	if (member->error != NULL && call_handler && cqrs_park_may(projection, member->error))
+		member->error = cqrs_park_isolate(projection, batch, &applied,
+										  policy == CQRS_ERROR_RETRY ? CQRS_PATIENCE_WORKER :
+										  CQRS_PATIENCE_NONE);
 	member->duration = TimestampDifferenceMilliseconds(started, GetCurrentTimestamp());
 
 	/*
@@ -393,11 +439,7 @@ catchup_failed(CqrsMember *member, CqrsProjection *projection, CqrsErrorPolicy p
 		ReThrowError(member->error);
 	if (transient)
 	{
-		/* doubles from retry_delay to max_retry_delay */
-		int64		delay = (int64) cqrs_guc_retry_delay << Min(projection->retries, 30);
-
-		delay = Min(delay, cqrs_guc_max_retry_delay);
-		member->next_retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(), delay);
+		member->next_retry_at = cqrs_park_next_retry(projection->retries + 1);
 		cqrs_registry_record_retry(projection->id, text, member->next_retry_at);
 		ereport(LOG,
 				(errmsg("projection \"%s\" will be retried: %s", name, member->error->message),

@@ -33,6 +33,13 @@
 static const CqrsHandlerKind *kinds[MAX_KINDS];
 static int	nkinds = 0;
 
+/*
+ * For whoever catches an error: was the owner's code at work on events, so that
+ * one of them is to blame, and on which one (-1 = unknown)?
+ */
+static bool running = false;
+static int	failed_at = -1;
+
 /* counts changes of functions and roles that this process heard of */
 static uint64 catalog_changes = 1;
 
@@ -230,6 +237,34 @@ cqrs_handler_call(CqrsHandlerCall *call)
 	MemoryContextDelete(context);
 }
 
+/* What is thrown from now on is no event's fault. */
+void
+cqrs_handler_blame_nobody(void)
+{
+	running = false;
+	failed_at = -1;
+}
+
+/* What is thrown from now on is the fault of an event, or of the code for it. */
+void
+cqrs_handler_blame_events(void)
+{
+	running = true;
+}
+
+bool
+cqrs_handler_was_running(void)
+{
+	return running;
+}
+
+/* The index, among the events of the latest call, of the one that failed; or -1. */
+int
+cqrs_handler_failed_at(void)
+{
+	return failed_at;
+}
+
 static void
 handler_catalog_callback(Datum arg, int cacheid, uint32 hashvalue)
 {
@@ -262,6 +297,7 @@ handler_error_callback(void *arg)
 	const CqrsHandlerCall *call = (const CqrsHandlerCall *) arg;
 	const char *name = NameStr(call->projection->name);
 
+	failed_at = call->current;
 	if (call->current >= 0 || call->nevents == 1)
 		errcontext("projection \"%s\", event at position " INT64_FORMAT, name,
 				   call->events[Max(call->current, 0)]->position);

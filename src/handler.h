@@ -78,4 +78,10 @@ extern uint64 cqrs_handler_catalog_changes(void);
 extern const CqrsHandlerKind *cqrs_handler_kind(const CqrsProjection *projection);
 extern void cqrs_handler_call(CqrsHandlerCall *call);
 
+/* who is to blame for an error that was thrown: see handler.c */
+extern void cqrs_handler_blame_nobody(void);
+extern void cqrs_handler_blame_events(void);
+extern bool cqrs_handler_was_running(void);
+extern int	cqrs_handler_failed_at(void);
+
 #endif							/* CQRS_HANDLER_H */

@@ -90,6 +90,7 @@ handler_batch_apply(CqrsHandlerCall *call)
 
 	fmgr_info(call->function, &flinfo);
 	InitFunctionCallInfoData(*fcinfo, &flinfo, 0, InvalidOid, (Node *) &trigdata, NULL);
+	cqrs_handler_blame_events();
 	pgstat_init_function_usage(fcinfo, &usage);
 	FunctionCallInvoke(fcinfo);
 	pgstat_end_function_usage(&usage, true);

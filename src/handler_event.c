@@ -58,6 +58,7 @@ handler_event_apply(CqrsHandlerCall *call)
 
 	/* one per batch: the language's own caching hangs on it */
 	fmgr_info(call->function, &flinfo);
+	cqrs_handler_blame_events();
 
 	for (int i = 0; i < call->nevents; i++)
 	{

@@ -167,7 +167,9 @@ handler_reducer_apply(CqrsHandlerCall *call)
 	Folding		folding = {.call = call};
 	int			nevents = call->nevents;
 
+	cqrs_handler_blame_events();
 	folding_refuse_null_keys(call);
+	cqrs_handler_blame_nobody();
 	folding.rel = table_open(call->projection->tables[0], RowExclusiveLock);
 	folding.desc = CreateTupleDescCopy(RelationGetDescr(folding.rel));
 	folding.table = cqrs_reducer_table_get(folding.rel);
@@ -176,6 +178,7 @@ handler_reducer_apply(CqrsHandlerCall *call)
 	folding.context = AllocSetContextCreate(CurrentMemoryContext, "cqrs_views rows",
 											ALLOCSET_DEFAULT_SIZES);
 
+	cqrs_handler_blame_events();
 	while (folding.first < call->nevents)
 	{
 		folding.nevents = Min(nevents, call->nevents - folding.first);

@@ -114,6 +114,7 @@ handler_view_apply(CqrsHandlerCall *call)
 	keys.keys = palloc(keys.capacity * sizeof(text *));
 	MemoryContextSwitchTo(old);
 	keys.kept = maintained->view->nkept > 0;
+	cqrs_handler_blame_events();
 	cqrs_query_run_on(tell ? &maintained->apply_telling[size] : &maintained->apply[size],
 					  &rows, args, NULL, tell || keys.kept ? view_collect_key : NULL, &keys);
 	tuplestore_end(rows.store);
@@ -157,6 +158,7 @@ handler_view_narrow(CqrsProjection *projection, CqrsEvent **events, int nevents,
 	estate = CreateExecutorState();
 	econtext = GetPerTupleExprContext(estate);
 	where = ExecPrepareExpr(copyObject(maintained->view->where_expr), estate);
+	cqrs_handler_blame_events();
 	slot = MakeSingleTupleTableSlot(desc, &TTSOpsHeapTuple);
 	econtext->ecxt_scantuple = slot;
 	for (int i = 0; i < nevents; i++)

@@ -55,6 +55,7 @@
 #include "notify.h"
 #include "outbox.h"
 #include "outbox_read.h"
+#include "park.h"
 #include "projection.h"
 #include "query.h"
 
@@ -234,6 +235,17 @@ inline_apply_nested(List *projections, int64 last)
 	}
 }
 
+/* Exclude all publishers for a projection until the end of the transaction. */
+void
+cqrs_inline_trigger_lock_all(CqrsProjection *projection)
+{
+	LOCKTAG		gate;
+
+	SET_LOCKTAG_OBJECT(gate, MyDatabaseId, cqrs_query_relation("registry", false),
+					   projection->id, LOCK_GATE);
+	(void) LockAcquire(&gate, ExclusiveLock, false, false);
+}
+
 /* Those that publishers apply, by id. */
 static List *
 inline_projections(void)
@@ -264,7 +276,10 @@ inline_apply_chunk(CqrsProjection *projection, CqrsBatch *batch, bool only_chunk
 	/* our reading would make serializable publishers conflict, whatever their keys */
 	if (IsolationUsesXactSnapshot() && !IsolationIsSerializable())
 		inline_check_snapshot(projection, &applied);
+	cqrs_park_hold_back(projection, batch, &applied);
 	cqrs_apply_run(projection, batch, &applied, true);
+	if (applied.nevents == 0)
+		return;
 
 	/* where there are workers, one of them does that after commit */
 	if (!cqrs_outbox_has_waker())

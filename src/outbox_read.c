@@ -35,6 +35,7 @@
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
 #include "executor/spi.h"
+#include "utils/array.h"
 #include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -412,6 +413,28 @@ cqrs_outbox_read_inserted(CqrsBatch *batch, TriggerData *trigdata, CqrsReadLimit
 	MemoryContextDelete(context);
 	cqrs_event_batch_sort(batch);
 	return !more;
+}
+
+/* Read the events at some positions, in position order: those that are visible. */
+void
+cqrs_outbox_read_positions(CqrsBatch *batch, const int64 *positions, int npositions)
+{
+	static CqrsQuery query = {
+		.sql = "SELECT " ROW_COLUMN_LIST " FROM cqrs.outbox WHERE position = ANY ($1)",
+		.flags = CQRS_QUERY_LATEST | CQRS_QUERY_CUSTOM,
+		.nargs = 1,
+		.argtypes = {INT8ARRAYOID}
+	};
+	ReadState	state = {.batch = batch,.limit = {.events = INT_MAX - 1,.bytes = SIZE_MAX}};
+	Datum	   *elements = palloc(Max(npositions, 1) * sizeof(Datum));
+	Datum		arg;
+
+	for (int i = 0; i < npositions; i++)
+		elements[i] = Int64GetDatum(positions[i]);
+	arg = PointerGetDatum(construct_array(elements, npositions, INT8OID, sizeof(int64),
+										  FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	cqrs_query_run(&query, &arg, NULL, read_add_row, &state);
+	cqrs_event_batch_sort(batch);
 }
 
 /*

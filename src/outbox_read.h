@@ -58,6 +58,9 @@ typedef void (*CqrsEventFn) (const CqrsEvent *event, TupleDesc desc, void *arg);
 
 extern void cqrs_outbox_read_aggregate(text *aggregate_id, text *aggregate_type, int64 after,
 									   CqrsEventFn event_fn, void *arg);
+
+extern void cqrs_outbox_read_positions(CqrsBatch *batch, const int64 *positions,
+										int npositions);
 extern void cqrs_outbox_read_own(CqrsBatch *batch, int64 last, CqrsReadLimit limit);
 extern bool cqrs_outbox_read_inserted(CqrsBatch *batch, TriggerData *trigdata,
 									  CqrsReadLimit limit);

@@ -248,7 +248,8 @@ registry_current(void)
 		.sql = "SELECT id, name, owner, kind, handler, read_tables, mode, event_types,"
 		" aggregate_types, sources, key, query, on_error, notify, batch_size,"
 		" settings, state, rebuild_started_at,"
-		" retries, next_retry_at, last_error, last_error_at, state_table"
+		" retries, next_retry_at, last_error, last_error_at, state_table,"
+		" parked, parked_retry_at"
 		" FROM cqrs.registry ORDER BY id",
 		.flags = CQRS_QUERY_LATEST
 	};
@@ -345,6 +346,8 @@ registry_add_row(TupleTableSlot *slot, void *arg)
 	projection->next_retry_at = slot_timestamp(slot, 20);
 	projection->last_error = slot_text(slot, 21);
 	projection->last_error_at = slot_timestamp(slot, 22);
+	projection->parked = DatumGetBool(slot_getattr(slot, 24, &isnull));
+	projection->parked_retry_at = slot_timestamp(slot, 25);
 
 	fresh->projections = lappend(fresh->projections, projection);
 	MemoryContextSwitchTo(old);

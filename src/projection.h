@@ -80,6 +80,8 @@ typedef struct CqrsProjection
 	CqrsSettings settings;
 	CqrsState	state;
 	TimestampTz rebuild_started_at;	/* 0 where it is not rebuilding */
+	bool		parked;			/* are there events that others have to wait for? */
+	TimestampTz parked_retry_at;	/* when the first of them is tried again; 0 = never */
 	int64		retries;
 	TimestampTz next_retry_at;	/* 0 = at once */
 	char	   *last_error;

@@ -16,6 +16,7 @@
 
 #include "apply.h"
 #include "checkpoint.h"
+#include "dead_letter.h"
 #include "mode.h"
 #include "outbox.h"
 #include "outbox_read.h"
@@ -61,6 +62,8 @@ cqrs_rebuild_start(CqrsProjection *projection)
 	cqrs_apply_begin(projection);
 
 	cqrs_checkpoint_reset(projection->id);
+	cqrs_dead_letter_forget(projection->id);
+	cqrs_registry_set_parked(projection->id, false, 0, NULL);
 	cqrs_registry_set_rebuilding(projection->id);
 	if (was_inline)
 		cqrs_mode_forget_inline(projection->id);

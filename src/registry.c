@@ -137,6 +137,32 @@ cqrs_registry_set_rebuilding(int32 id)
 	change_row(&query, &arg, NULL);
 }
 
+/*
+ * Note whether there are events put aside that others have to wait for, and when
+ * the first is to be tried again (0 = never); error is NULL to leave the last one.
+ */
+void
+cqrs_registry_set_parked(int32 id, bool parked, TimestampTz retry_at, const char *error)
+{
+	static CqrsQuery query = {
+		.sql = "UPDATE cqrs.registry SET parked = $2, parked_retry_at = $3,"
+		" last_error = coalesce($4, last_error),"
+		" last_error_at = CASE WHEN $4 IS NULL THEN last_error_at ELSE clock_timestamp() END"
+		" WHERE id = $1",
+		.nargs = 4,
+		.argtypes = {INT4OID, BOOLOID, TIMESTAMPTZOID, TEXTOID}
+	};
+	char		nulls[4] = {' ', ' ', ' ', ' '};
+	Datum		args[4] = {
+		Int32GetDatum(id), BoolGetDatum(parked), TimestampTzGetDatum(retry_at)
+	};
+
+	if (retry_at == 0)
+		nulls[2] = 'n';
+	fill_text(error, 3, args, nulls);
+	change_row(&query, args, nulls);
+}
+
 /* Stop a projection for an error. */
 void
 cqrs_registry_record_stop(int32 id, const char *error)

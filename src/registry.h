@@ -35,6 +35,8 @@ extern void cqrs_registry_update(int32 id, const CqrsProjectionColumns *columns)
 extern void cqrs_registry_delete(int32 id);
 extern void cqrs_registry_set_state(int32 id, CqrsState state);
 extern void cqrs_registry_set_rebuilding(int32 id);
+extern void cqrs_registry_set_parked(int32 id, bool parked, TimestampTz retry_at,
+								 const char *error);
 extern void cqrs_registry_record_stop(int32 id, const char *error);
 extern void cqrs_registry_record_retry(int32 id, const char *error, TimestampTz next_retry_at);
 extern void cqrs_registry_record_recovery(int32 id);

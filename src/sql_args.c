@@ -13,6 +13,8 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 
+#include "apply.h"
+#include "checkpoint.h"
 #include "sql_args.h"
 
 #define MAX_BATCH_SIZE 1000000
@@ -33,6 +35,29 @@ cqrs_sql_arg_name(FunctionCallInfo fcinfo, int argno, const char *what)
 				(errcode(ERRCODE_INVALID_NAME),
 				 errmsg("%s must not be empty", what)));
 	return name;
+}
+
+/*
+ * The projection that the first argument names, the caller's to manage, locked
+ * until the end of the transaction.
+ */
+CqrsProjection *
+cqrs_sql_arg_projection(FunctionCallInfo fcinfo)
+{
+	const char *name = cqrs_sql_arg_name(fcinfo, 0, "projection name");
+	CqrsProjection *projection = cqrs_projection_find(name, false);
+
+	cqrs_apply_refuse_handler("manage a projection");
+	cqrs_projection_check_owner(projection);
+	cqrs_checkpoint_lock(projection->id, true);
+
+	/* it may have been changed, renamed or dropped while we waited */
+	projection = cqrs_projection_get(projection->id);
+	if (projection == NULL || strcmp(NameStr(projection->name), name) != 0)
+		projection = cqrs_projection_find(name, false);
+	cqrs_projection_check_owner(projection);
+	cqrs_checkpoint_lock(projection->id, true);
+	return projection;
 }
 
 /* An argument of type text; NULL stands for NULL where that is allowed. */
@@ -81,22 +106,17 @@ cqrs_sql_arg_narrow_filter(Datum filter, List *values)
 		PointerGetDatum(construct_array(kept, nkept, TEXTOID, -1, false, TYPALIGN_INT));
 }
 
-/* on_error: only "stop", so far. */
+/* on_error: "park", "stop" or "skip". */
 const char *
 cqrs_sql_arg_on_error(FunctionCallInfo fcinfo, int argno)
 {
 	const char *value = cqrs_sql_arg_text(fcinfo, argno, "on_error", false);
 
-	if (strcmp(value, "park") == 0 || strcmp(value, "skip") == 0)
-		ereport(ERROR,
-				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
-				 errmsg("on_error => '%s' is not supported yet", value),
-				 errhint("Use 'stop'.")));
-	if (strcmp(value, "stop") != 0)
+	if (strcmp(value, "park") != 0 && strcmp(value, "stop") != 0 && strcmp(value, "skip") != 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("invalid value for on_error: \"%s\"", value),
-				 errhint("Use \"stop\".")));
+				 errhint("Use \"park\", \"stop\" or \"skip\".")));
 	return value;
 }
 

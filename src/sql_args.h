@@ -10,6 +10,7 @@
 #include "projection.h"
 
 extern const char *cqrs_sql_arg_name(FunctionCallInfo fcinfo, int argno, const char *what);
+extern CqrsProjection *cqrs_sql_arg_projection(FunctionCallInfo fcinfo);
 extern const char *cqrs_sql_arg_text(FunctionCallInfo fcinfo, int argno, const char *what,
 									 bool null_ok);
 extern Datum cqrs_sql_arg_narrow_filter(Datum filter, List *values);

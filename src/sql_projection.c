@@ -19,6 +19,7 @@
 
 #include "apply.h"
 #include "checkpoint.h"
+#include "dead_letter.h"
 #include "define.h"
 #include "handler.h"
 #include "mode.h"
@@ -52,12 +53,12 @@ PG_FUNCTION_INFO_V1(cqrs_sql_drop_projection);
 PG_FUNCTION_INFO_V1(cqrs_sql_pause_projection);
 PG_FUNCTION_INFO_V1(cqrs_sql_resume_projection);
 
-static CqrsProjection *lock_projection(FunctionCallInfo fcinfo);
 static void alter_columns(FunctionCallInfo fcinfo, CqrsProjection *projection,
 						  CqrsProjectionColumns *columns);
 static void alter_view_filters(const CqrsProjection *projection,
 							   CqrsProjectionColumns *columns);
 static void refuse_for_view(const CqrsProjection *projection, const char *what);
+static void refuse_while_parked(const CqrsProjection *projection);
 static Datum filter_datum(const CqrsFilter *filter);
 
 /*
@@ -126,7 +127,7 @@ cqrs_sql_create_projection(PG_FUNCTION_ARGS)
 Datum
 cqrs_sql_alter_projection(PG_FUNCTION_ARGS)
 {
-	CqrsProjection *projection = lock_projection(fcinfo);
+	CqrsProjection *projection = cqrs_sql_arg_projection(fcinfo);
 	bool		was_inline = cqrs_projection_is_inline(projection);
 	CqrsProjectionColumns columns;
 
@@ -169,7 +170,7 @@ cqrs_sql_alter_projection(PG_FUNCTION_ARGS)
 Datum
 cqrs_sql_drop_projection(PG_FUNCTION_ARGS)
 {
-	CqrsProjection *projection = lock_projection(fcinfo);
+	CqrsProjection *projection = cqrs_sql_arg_projection(fcinfo);
 	bool		was_inline = cqrs_projection_is_inline(projection);
 	bool		drop = !PG_ARGISNULL(1) && PG_GETARG_BOOL(1);
 
@@ -187,6 +188,7 @@ cqrs_sql_drop_projection(PG_FUNCTION_ARGS)
 		cqrs_read_table_unguard(relid);
 	}
 	cqrs_checkpoint_delete(projection->id);
+	cqrs_dead_letter_forget(projection->id);
 	cqrs_registry_delete(projection->id);
 	if (was_inline)
 		cqrs_mode_forget_inline(projection->id);
@@ -209,7 +211,7 @@ cqrs_sql_drop_projection(PG_FUNCTION_ARGS)
 Datum
 cqrs_sql_pause_projection(PG_FUNCTION_ARGS)
 {
-	CqrsProjection *projection = lock_projection(fcinfo);
+	CqrsProjection *projection = cqrs_sql_arg_projection(fcinfo);
 	bool		was_inline = cqrs_projection_is_inline(projection);
 
 	if (projection->state == CQRS_STATE_PAUSED)
@@ -232,7 +234,7 @@ cqrs_sql_pause_projection(PG_FUNCTION_ARGS)
 Datum
 cqrs_sql_resume_projection(PG_FUNCTION_ARGS)
 {
-	CqrsProjection *projection = lock_projection(fcinfo);
+	CqrsProjection *projection = cqrs_sql_arg_projection(fcinfo);
 
 	if (cqrs_projection_is_active(projection))
 		PG_RETURN_VOID();
@@ -251,26 +253,6 @@ cqrs_sql_resume_projection(PG_FUNCTION_ARGS)
 }
 
 /* --------------------------------------------------------------- helpers */
-
-/* The projection that the first argument names, the caller's to manage, locked. */
-static CqrsProjection *
-lock_projection(FunctionCallInfo fcinfo)
-{
-	const char *name = cqrs_sql_arg_name(fcinfo, 0, "projection name");
-	CqrsProjection *projection = cqrs_projection_find(name, false);
-
-	cqrs_apply_refuse_handler("manage a projection");
-	cqrs_projection_check_owner(projection);
-	cqrs_checkpoint_lock(projection->id, true);
-
-	/* it may have been changed, renamed or dropped while we waited */
-	projection = cqrs_projection_get(projection->id);
-	if (projection == NULL || strcmp(NameStr(projection->name), name) != 0)
-		projection = cqrs_projection_find(name, false);
-	cqrs_projection_check_owner(projection);
-	cqrs_checkpoint_lock(projection->id, true);
-	return projection;
-}
 
 /* The projection's columns with the changes that the arguments ask for. */
 static void
@@ -315,6 +297,7 @@ alter_columns(FunctionCallInfo fcinfo, CqrsProjection *projection,
 		CqrsUserContext user;
 
 		refuse_for_view(projection, "key");
+		refuse_while_parked(projection);
 		columns->key = text_to_cstring(PG_GETARG_TEXT_PP(ALTER_KEY));
 		cqrs_query_enter_user(&user, projection->owner, &projection->settings);
 		(void) cqrs_event_key_parse(columns->key);
@@ -378,6 +361,20 @@ refuse_for_view(const CqrsProjection *projection, const char *what)
 				 errmsg("cannot change the %s of view \"%s\"", what, NameStr(projection->name)),
 				 errdetail("It follows from the view's query."),
 				 errhint("Create a view with another query.")));
+}
+
+/* Parked events wait for others of their key. */
+static void
+refuse_while_parked(const CqrsProjection *projection)
+{
+	if (cqrs_dead_letter_summary(projection->id).events > 0)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot change the key of projection \"%s\" while it has dead letters",
+						NameStr(projection->name)),
+				 errdetail("They wait for others of the same key."),
+				 errhint("SELECT cqrs.retry_dead_letters(%s); or cqrs.discard_dead_letters for each key.",
+						 quote_literal_cstr(NameStr(projection->name)))));
 }
 
 /* A filter as text[], or the Datum 0. */

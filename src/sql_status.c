@@ -15,6 +15,7 @@
 #include "utils/timestamp.h"
 
 #include "checkpoint.h"
+#include "dead_letter.h"
 #include "outbox_read.h"
 #include "projection.h"
 #include "rebuild.h"
@@ -54,6 +55,8 @@ cqrs_sql_get_projection_status(PG_FUNCTION_ARGS)
 		CqrsProjection *projection = lfirst(lc);
 		CqrsCheckpoint *checkpoint = cqrs_checkpoint_peek(projection->id);
 		CqrsPending pending;
+		CqrsParked	parked;
+		TimestampTz next_retry_at;
 		Datum		values[15];
 		bool		nulls[15] = {false};
 		int			i = 0;
@@ -74,10 +77,13 @@ cqrs_sql_get_projection_status(PG_FUNCTION_ARGS)
 									cqrs_outbox_read_last_position() : checkpoint->walk.last);
 		values[i++] = Int64GetDatum(checkpoint->events_processed);
 		values[i++] = Int64GetDatum(checkpoint->batches);
-		values[i++] = Int64GetDatum(0);
-		values[i++] = Int64GetDatum(projection->retries);
-		nulls[i] = projection->next_retry_at == 0;
-		values[i++] = TimestampTzGetDatum(projection->next_retry_at);
+		parked = cqrs_dead_letter_summary(projection->id);
+		values[i++] = Int64GetDatum(parked.events);
+		values[i++] = Int64GetDatum(Max(projection->retries, parked.attempts));
+		next_retry_at = projection->next_retry_at == 0 ? parked.next_retry_at :
+			projection->next_retry_at;
+		nulls[i] = next_retry_at == 0;
+		values[i++] = TimestampTzGetDatum(next_retry_at);
 		nulls[i] = projection->last_error == NULL || !cqrs_projection_shows_error(projection);
 		values[i] = nulls[i] ? (Datum) 0 : CStringGetTextDatum(projection->last_error);
 		i++;

@@ -1,0 +1,288 @@
+/*
+ * dead_letter.c
+ *		The table cqrs.parked: events that were put aside, and why.
+ *
+ * An event that failed is there with its error, and behind it, in position
+ * order, the later events of its key, which must not overtake it. The view
+ * cqrs.dead_letter shows those that nobody tries again by himself. Whoever
+ * changes the rows of a projection holds its lock; inline publishers, who add
+ * events behind others, hold that of the key.
+ *
+ * Keys are found by their hash, since an index has no room for a long text.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#include "dead_letter.h"
+#include "query.h"
+
+/* the key $2 of projection $1 */
+#define OF_KEY \
+	" WHERE projection = $1 AND hashtextextended(coalesce(key, ''), 0) =" \
+	" hashtextextended(coalesce($2, ''), 0) AND key IS NOT DISTINCT FROM $2"
+
+/* keys on their way out of a query */
+typedef struct KeyList
+{
+	MemoryContext context;
+	List	   *keys;
+} KeyList;
+
+/* the same for the head of a queue */
+typedef struct Queue
+{
+	int			length;
+	int64	   *positions;
+	int		   *attempts;
+} Queue;
+
+static Datum key_datum(const text *key, char *null);
+static bool read_key(TupleTableSlot *slot, void *arg);
+static bool read_queue(TupleTableSlot *slot, void *arg);
+static bool read_summary(TupleTableSlot *slot, void *arg);
+
+/* Put an event aside. One that is there already gets the newer reason. */
+void
+cqrs_dead_letter_park(int32 projection, const CqrsDeadLetter *letter)
+{
+	static CqrsQuery query = {
+		.sql = "INSERT INTO cqrs.parked AS p (projection, key, position, reason, blocks, sqlstate,"
+		" message, context, attempts, next_retry_at)"
+		" VALUES ($1, $2, $3, CASE WHEN $5 IS NULL THEN 'behind' ELSE 'failed' END, $4, $5, $6,"
+		" $7, $8, $9) ON CONFLICT (projection, position) DO UPDATE SET reason = excluded.reason,"
+		" sqlstate = excluded.sqlstate, message = excluded.message, context = excluded.context,"
+		" attempts = excluded.attempts, next_retry_at = excluded.next_retry_at",
+		.nargs = 9,
+		.argtypes = {INT4OID, TEXTOID, INT8OID, BOOLOID, TEXTOID, TEXTOID, TEXTOID, INT4OID,
+		TIMESTAMPTZOID}
+	};
+	const ErrorData *error = letter->error;
+	char		nulls[9] = {' ', ' ', ' ', ' ', ' ', ' ', ' ', ' ', ' '};
+	Datum		args[9] = {
+		Int32GetDatum(projection), key_datum(letter->key, &nulls[1]),
+		Int64GetDatum(letter->position), BoolGetDatum(letter->blocks)
+	};
+
+	args[7] = Int32GetDatum(letter->attempts);
+	args[8] = TimestampTzGetDatum(letter->next_retry_at);
+	if (error != NULL)
+	{
+		args[4] = CStringGetTextDatum(unpack_sql_state(error->sqlerrcode));
+		args[5] = CStringGetTextDatum(error->message ? error->message : "missing error text");
+		if (error->context != NULL)
+			args[6] = CStringGetTextDatum(error->context);
+	}
+	else
+		nulls[4] = nulls[5] = 'n';
+	if (error == NULL || error->context == NULL)
+		nulls[6] = 'n';
+	if (letter->next_retry_at == 0)
+		nulls[8] = 'n';
+	cqrs_query_run(&query, args, nulls, NULL, NULL);
+}
+
+/* The keys whose events have to wait: a list of text, NULL for that key. */
+List *
+cqrs_dead_letter_blocked_keys(int32 projection)
+{
+	static CqrsQuery query = {
+		.sql = "SELECT DISTINCT key FROM cqrs.parked WHERE projection = $1 AND blocks",
+		.flags = CQRS_QUERY_LATEST,
+		.nargs = 1,
+		.argtypes = {INT4OID}
+	};
+	KeyList		list = {.context = CurrentMemoryContext};
+	Datum		arg = Int32GetDatum(projection);
+
+	cqrs_query_run(&query, &arg, NULL, read_key, &list);
+	return list.keys;
+}
+
+/*
+ * The keys that have parked events, in the order of their first ones; with due,
+ * those only that are to be tried again by then.
+ */
+List *
+cqrs_dead_letter_keys(int32 projection, TimestampTz due)
+{
+	static CqrsQuery query = {
+		.sql = "SELECT key FROM cqrs.parked WHERE projection = $1"
+		" GROUP BY key HAVING $2 IS NULL OR min(next_retry_at) <= $2 ORDER BY min(position)",
+		.nargs = 2,
+		.argtypes = {INT4OID, TIMESTAMPTZOID}
+	};
+	KeyList		list = {.context = CurrentMemoryContext};
+	Datum		args[2] = {Int32GetDatum(projection), TimestampTzGetDatum(due)};
+
+	cqrs_query_run(&query, args, due == 0 ? " n" : NULL, read_key, &list);
+	return list.keys;
+}
+
+/* The first events of a key's queue, up to limit. Returns how many there are. */
+int
+cqrs_dead_letter_queue(int32 projection, const text *key, int limit, int64 *positions,
+					   int *attempts)
+{
+	static CqrsQuery query = {
+		.sql = "SELECT position, attempts FROM cqrs.parked" OF_KEY
+		" ORDER BY position LIMIT $3",
+		.nargs = 3,
+		.argtypes = {INT4OID, TEXTOID, INT4OID}
+	};
+	char		nulls[3] = {' ', ' ', ' '};
+	Datum		args[3] = {
+		Int32GetDatum(projection), key_datum(key, &nulls[1]), Int32GetDatum(limit)
+	};
+	Queue		queue = {.positions = positions,.attempts = attempts};
+
+	cqrs_query_run(&query, args, nulls, read_queue, &queue);
+	return queue.length;
+}
+
+/* Events that were applied, or are not wanted any more. */
+void
+cqrs_dead_letter_remove(int32 projection, const int64 *positions, int npositions)
+{
+	static CqrsQuery query = {
+		.sql = "DELETE FROM cqrs.parked WHERE projection = $1 AND position = ANY ($2)",
+		.nargs = 2,
+		.argtypes = {INT4OID, INT8ARRAYOID}
+	};
+	Datum	   *elements = palloc(Max(npositions, 1) * sizeof(Datum));
+	Datum		args[2] = {Int32GetDatum(projection)};
+
+	for (int i = 0; i < npositions; i++)
+		elements[i] = Int64GetDatum(positions[i]);
+	args[1] = PointerGetDatum(construct_array(elements, npositions, INT8OID, sizeof(int64),
+											  FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
+	cqrs_query_run(&query, args, NULL, NULL, NULL);
+}
+
+/* An event was tried again, and failed. */
+void
+cqrs_dead_letter_failed(int32 projection, int64 position, const ErrorData *error,
+						int attempts, TimestampTz next_retry_at)
+{
+	static CqrsQuery query = {
+		.sql = "UPDATE cqrs.parked SET reason = 'failed', sqlstate = $3, message = $4,"
+		" context = $5, attempts = $6, next_retry_at = $7"
+		" WHERE projection = $1 AND position = $2",
+		.nargs = 7,
+		.argtypes = {INT4OID, INT8OID, TEXTOID, TEXTOID, TEXTOID, INT4OID, TIMESTAMPTZOID}
+	};
+	char		nulls[7] = {' ', ' ', ' ', ' ', ' ', ' ', ' '};
+	Datum		args[7] = {Int32GetDatum(projection), Int64GetDatum(position)};
+
+	args[2] = CStringGetTextDatum(unpack_sql_state(error->sqlerrcode));
+	args[3] = CStringGetTextDatum(error->message ? error->message : "missing error text");
+	if (error->context != NULL)
+		args[4] = CStringGetTextDatum(error->context);
+	else
+		nulls[4] = 'n';
+	args[5] = Int32GetDatum(attempts);
+	args[6] = TimestampTzGetDatum(next_retry_at);
+	if (next_retry_at == 0)
+		nulls[6] = 'n';
+	cqrs_query_run(&query, args, nulls, NULL, NULL);
+}
+
+/* Forget a key's events up to a position. Returns how many there were. */
+int64
+cqrs_dead_letter_discard(int32 projection, const text *key, int64 up_to)
+{
+	static CqrsQuery query = {
+		.sql = "DELETE FROM cqrs.parked" OF_KEY " AND position <= $3",
+		.nargs = 3,
+		.argtypes = {INT4OID, TEXTOID, INT8OID}
+	};
+	char		nulls[3] = {' ', ' ', ' '};
+	Datum		args[3] = {
+		Int32GetDatum(projection), key_datum(key, &nulls[1]), Int64GetDatum(up_to)
+	};
+
+	return cqrs_query_run(&query, args, nulls, NULL, NULL);
+}
+
+/* Forget all that a projection has put aside: it is gone, or begins anew. */
+void
+cqrs_dead_letter_forget(int32 projection)
+{
+	static CqrsQuery query = {
+		.sql = "DELETE FROM cqrs.parked WHERE projection = $1",
+		.nargs = 1,
+		.argtypes = {INT4OID}
+	};
+	Datum		arg = Int32GetDatum(projection);
+
+	cqrs_query_run(&query, &arg, NULL, NULL, NULL);
+}
+
+/* What a projection has put aside, as the current transaction sees it. */
+CqrsParked
+cqrs_dead_letter_summary(int32 projection)
+{
+	static CqrsQuery query = {
+		.sql = "SELECT count(*), coalesce(bool_or(blocks), false),"
+		" coalesce(max(attempts) FILTER (WHERE next_retry_at IS NOT NULL), 0),"
+		" min(next_retry_at) FROM cqrs.parked WHERE projection = $1",
+		.nargs = 1,
+		.argtypes = {INT4OID}
+	};
+	CqrsParked	result = {0};
+	Datum		arg = Int32GetDatum(projection);
+
+	cqrs_query_run(&query, &arg, NULL, read_summary, &result);
+	return result;
+}
+
+static Datum
+key_datum(const text *key, char *null)
+{
+	if (key == NULL)
+		*null = 'n';
+	return PointerGetDatum(key);
+}
+
+static bool
+read_key(TupleTableSlot *slot, void *arg)
+{
+	KeyList    *list = (KeyList *) arg;
+	MemoryContext old = MemoryContextSwitchTo(list->context);
+	bool		isnull;
+	Datum		value = slot_getattr(slot, 1, &isnull);
+
+	list->keys = lappend(list->keys, isnull ? NULL : DatumGetTextPCopy(value));
+	MemoryContextSwitchTo(old);
+	return true;
+}
+
+static bool
+read_queue(TupleTableSlot *slot, void *arg)
+{
+	Queue	   *queue = (Queue *) arg;
+	bool		isnull;
+
+	queue->positions[queue->length] = DatumGetInt64(slot_getattr(slot, 1, &isnull));
+	queue->attempts[queue->length] = DatumGetInt32(slot_getattr(slot, 2, &isnull));
+	queue->length++;
+	return true;
+}
+
+static bool
+read_summary(TupleTableSlot *slot, void *arg)
+{
+	CqrsParked *result = (CqrsParked *) arg;
+	bool		isnull;
+	Datum		value;
+
+	result->events = DatumGetInt64(slot_getattr(slot, 1, &isnull));
+	result->blocks = DatumGetBool(slot_getattr(slot, 2, &isnull));
+	result->attempts = DatumGetInt32(slot_getattr(slot, 3, &isnull));
+	value = slot_getattr(slot, 4, &isnull);
+	result->next_retry_at = isnull ? 0 : DatumGetTimestampTz(value);
+	return true;
+}

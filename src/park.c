@@ -1,0 +1,540 @@
+/*
+ * park.c
+ *		Put failing events aside, and those of the same key behind them; try them
+ *		again.
+ *
+ * A batch that fails is rolled back, and applied again in halves, each in a
+ * subtransaction of its own: what works stays, what fails is halved again. So
+ * one culprit among n events costs about 2 log n further calls of the handler,
+ * over 3 n events in all. The culprit is parked, and what follows of its key in
+ * the batch, and in later ones, is parked behind it; other keys go on. Errors
+ * that are nobody's fault, and such that no event is to blame for (a handler that
+ * is not there, say), park nothing.
+ *
+ * A key's queue is applied again in position order, up to the first event that
+ * fails again, under the projection's lock: events of the key that come
+ * meanwhile are handled after that, behind what is left of the queue. Once it is
+ * empty, they are handled as ever.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "common/hashfn.h"
+#include "common/pg_prng.h"
+#include "miscadmin.h"
+#include "utils/builtins.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/timestamp.h"
+
+#include "dead_letter.h"
+#include "guc.h"
+#include "handler.h"
+#include "outbox_read.h"
+#include "park.h"
+#include "registry.h"
+
+/* events of a queue that are applied at once */
+#define QUEUE_CHUNK 1000
+
+/* keys with the same hash */
+typedef struct BlockedKeys
+{
+	uint64		hash;			/* hash key */
+	List	   *keys;			/* of text; NULL is a key */
+} BlockedKeys;
+
+/* one batch, of which something is put aside */
+typedef struct Parking
+{
+	CqrsProjection *projection;
+	CqrsBatch  *batch;
+	CqrsPatience patience;
+	bool		skip;			/* others need not wait */
+	HTAB	   *blocked;
+	CqrsEvent **events;			/* all of them, with their keys */
+	text	  **keys;
+	int			nevents;
+	CqrsEvent **done;			/* what was applied */
+	text	  **done_keys;
+	int			ndone;
+	int			nparked;
+	int64		position;		/* of the first that failed, */
+	ErrorData  *cause;			/* and why */
+	ErrorData  *error;			/* no event's fault: give the batch up */
+} Parking;
+
+static Parking *parking_begin(CqrsProjection *projection, CqrsBatch *batch,
+							  const CqrsApplied *applied, CqrsPatience patience);
+static void parking_compute_keys(Parking *parking, CqrsEvent **events, int nevents);
+static ErrorData *parking_try_keys(Parking *parking, CqrsApplied *applied);
+static void parking_apply(Parking *parking, int first, int nevents);
+static ErrorData *parking_try(Parking *parking, CqrsEvent **events, text **keys, int nevents);
+static void parking_park(Parking *parking, const CqrsEvent *event, text *key,
+						 ErrorData *error);
+static void parking_behind(Parking *parking, const CqrsEvent *event, text *key);
+static int	parking_hold_back(Parking *parking, int first, int nevents);
+static BlockedKeys *blocked_entry(HTAB *blocked, const text *key, HASHACTION action);
+static bool blocked_has(HTAB *blocked, const text *key);
+static void blocked_add(HTAB *blocked, text *key);
+static int64 retry_one_by_one(CqrsProjection *projection, CqrsBatch *batch, const int *attempts,
+							  CqrsPatience patience, ErrorData **error);
+static ErrorData *retry_apply(CqrsProjection *projection, CqrsBatch *batch, int first,
+							  int nevents);
+
+/*
+ * When to try again what has failed so often: the delay doubles from retry_delay
+ * to max_retry_delay, and varies by a quarter, so that what failed together does
+ * not come again together.
+ */
+TimestampTz
+cqrs_park_next_retry(int attempts)
+{
+	double		delay = (double) cqrs_guc_retry_delay * ((int64) 1 << Min(Max(attempts - 1, 0), 40));
+
+	delay = Min(delay, cqrs_guc_max_retry_delay);
+	delay *= 0.75 + 0.5 * pg_prng_double(&pg_global_prng_state);
+	return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), (int64) delay);
+}
+
+/*
+ * May events be put aside for an error that the projection's handler has just
+ * thrown?
+ */
+bool
+cqrs_park_may(const CqrsProjection *projection, const ErrorData *error)
+{
+	return strcmp(projection->on_error, "stop") != 0 &&
+		!cqrs_apply_error_is_transient(error) && cqrs_handler_was_running();
+}
+
+/*
+ * Take the events out of a batch whose keys have events parked, and park them
+ * behind those. Afterwards, applied has the keys of what is left. Throws where
+ * a key can't be computed for a reason that is not the event's.
+ */
+void
+cqrs_park_hold_back(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applied)
+{
+	Parking    *parking;
+
+	/* it may have changed in this transaction */
+	projection = cqrs_projection_get(projection->id);
+	if (!projection->parked || applied->nevents == 0)
+		return;
+	parking = parking_begin(projection, batch, applied, CQRS_PATIENCE_NONE);
+	parking_compute_keys(parking, applied->events, applied->nevents);
+	if (parking->error != NULL)
+		ReThrowError(parking->error);
+	applied->nevents = parking_hold_back(parking, 0, parking->nevents);
+	applied->events = parking->events;
+	applied->keys = parking->keys;
+	applied->nkeys = applied->nevents;
+	if (parking->cause != NULL)
+		cqrs_park_note(projection, parking->cause);
+}
+
+/*
+ * Find what makes a batch fail that has failed as a whole, put it aside, and
+ * apply the rest, in the current transaction. Afterwards, applied has what was
+ * applied. Returns NULL, or the error that no event is to blame for: then the
+ * caller's transaction is not to commit.
+ */
+ErrorData *
+cqrs_park_isolate(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applied,
+				  CqrsPatience patience)
+{
+	MemoryContext old = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	Parking    *parking;
+
+	/* so that nothing stays of it if it has to be given up */
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(batch->context);
+	parking = parking_begin(projection, batch, applied, patience);
+	parking_compute_keys(parking, applied->events, applied->nevents);
+	if (parking->error == NULL)
+		parking_apply(parking, 0, parking_hold_back(parking, 0, parking->nevents));
+	if (parking->error == NULL)
+		ReleaseCurrentSubTransaction();
+	else
+		RollbackAndReleaseCurrentSubTransaction();
+	CurrentResourceOwner = owner;
+	MemoryContextSwitchTo(old);
+	if (parking->error != NULL)
+		return parking->error;
+
+	applied->events = parking->done;
+	applied->nevents = parking->ndone;
+	applied->keys = parking->done_keys;
+	applied->nkeys = parking->ndone;
+	if (parking->cause != NULL)
+	{
+		cqrs_park_note(projection, parking->cause);
+		ereport(LOG,
+				(errmsg("projection \"%s\" put %d events aside, first that at position " INT64_FORMAT ": %s",
+						NameStr(projection->name), parking->nparked, parking->position,
+						parking->cause->message),
+				 errhint("Mend the cause, then run: SELECT cqrs.retry_dead_letters(%s);",
+						 quote_literal_cstr(NameStr(projection->name))),
+				 errhidestmt(true)));
+	}
+	return NULL;
+}
+
+/* -------------------------------------------------------------- a batch */
+
+static Parking *
+parking_begin(CqrsProjection *projection, CqrsBatch *batch, const CqrsApplied *applied,
+			  CqrsPatience patience)
+{
+	MemoryContext old = MemoryContextSwitchTo(batch->context);
+	Parking    *parking = palloc0(sizeof(Parking));
+	HASHCTL		info = {
+		.keysize = sizeof(uint64),.entrysize = sizeof(BlockedKeys),.hcxt = batch->context
+	};
+	ListCell   *lc;
+
+	parking->projection = projection;
+	parking->batch = batch;
+	parking->patience = patience;
+	parking->skip = strcmp(projection->on_error, "skip") == 0;
+	parking->events = palloc(applied->nevents * sizeof(CqrsEvent *));
+	parking->keys = palloc(applied->nevents * sizeof(text *));
+	parking->done = palloc(applied->nevents * sizeof(CqrsEvent *));
+	parking->done_keys = palloc(applied->nevents * sizeof(text *));
+	parking->blocked = hash_create("cqrs_views blocked keys", 64, &info,
+								   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
+	if (projection->parked)
+		foreach(lc, cqrs_dead_letter_blocked_keys(projection->id))
+			blocked_add(parking->blocked, lfirst(lc));
+	MemoryContextSwitchTo(old);
+	return parking;
+}
+
+/*
+ * Compute the keys of events, and keep both. An event whose key can't be
+ * computed is parked under the key NULL, found as any culprit is.
+ */
+static void
+parking_compute_keys(Parking *parking, CqrsEvent **events, int nevents)
+{
+	CqrsApplied part = {.events = events,.nevents = nevents};
+	ErrorData  *error;
+
+	if (nevents == 0 || parking->error != NULL)
+		return;
+	error = parking_try_keys(parking, &part);
+	if (error == NULL)
+	{
+		for (int i = 0; i < part.nevents; i++)
+		{
+			parking->events[parking->nevents] = part.events[i];
+			parking->keys[parking->nevents++] = part.keys[i];
+		}
+	}
+	else if (cqrs_apply_error_is_transient(error))
+		parking->error = error;
+	else if (nevents == 1)
+		parking_park(parking, events[0], NULL, error);
+	else
+	{
+		parking_compute_keys(parking, events, nevents / 2);
+		parking_compute_keys(parking, events + nevents / 2, nevents - nevents / 2);
+	}
+}
+
+static ErrorData *
+parking_try_keys(Parking *parking, CqrsApplied *applied)
+{
+	return cqrs_apply_contained_keys(parking->projection, parking->batch, applied);
+}
+
+/* Apply part of the events, and put aside what fails. */
+static void
+parking_apply(Parking *parking, int first, int nevents)
+{
+	ErrorData  *error;
+	int			half;
+
+	if (nevents == 0 || parking->error != NULL)
+		return;
+	CHECK_FOR_INTERRUPTS();
+	error = parking_try(parking, parking->events + first, parking->keys + first, nevents);
+	if (error == NULL)
+		return;
+	if (!cqrs_park_may(parking->projection, error))
+	{
+		parking->error = error;
+		return;
+	}
+	if (nevents == 1)
+	{
+		parking_park(parking, parking->events[first], parking->keys[first], error);
+		return;
+	}
+
+	/* a handler for single events has said which it was */
+	half = cqrs_handler_failed_at();
+	half = half <= 0 || half >= nevents ? nevents / 2 : half;
+	parking_apply(parking, first, half);
+	nevents = parking_hold_back(parking, first + half, nevents - half);
+	parking_apply(parking, first + half, nevents);
+}
+
+/* Apply some events, all or none. Returns NULL or the error. */
+static ErrorData *
+parking_try(Parking *parking, CqrsEvent **events, text **keys, int nevents)
+{
+	CqrsApplied part = {.events = events,.nevents = nevents,.keys = keys,.nkeys = nevents};
+	ErrorData  *error = cqrs_apply_contained(parking->projection, parking->batch, &part, true);
+
+	for (int i = 0; i < nevents && error == NULL; i++)
+	{
+		parking->done[parking->ndone] = events[i];
+		parking->done_keys[parking->ndone++] = keys[i];
+	}
+	return error;
+}
+
+/* An event has failed by itself: try it again if that is for us to do, and park it. */
+static void
+parking_park(Parking *parking, const CqrsEvent *event, text *key, ErrorData *error)
+{
+	CqrsDeadLetter letter = {
+		.position = event->position,.key = key,.blocks = !parking->skip,.error = error,.attempts = 1
+	};
+
+	if (parking->patience == CQRS_PATIENCE_WORKER && !parking->skip && cqrs_guc_max_retries > 0)
+		letter.next_retry_at = cqrs_park_next_retry(1);
+	while (parking->patience == CQRS_PATIENCE_NONE && !parking->skip &&
+		   letter.attempts <= cqrs_guc_max_retries)
+	{
+		CqrsEvent  *again = unconstify(CqrsEvent *, event);
+
+		CHECK_FOR_INTERRUPTS();
+		error = parking_try(parking, &again, &key, 1);
+		if (error == NULL)
+			return;
+		if (!cqrs_park_may(parking->projection, error))
+		{
+			parking->error = error;
+			return;
+		}
+		letter.error = error;
+		letter.attempts++;
+	}
+	cqrs_dead_letter_park(parking->projection->id, &letter);
+	if (!parking->skip)
+		blocked_add(parking->blocked, key);
+	parking->nparked++;
+	if (parking->cause == NULL)
+	{
+		parking->cause = error;
+		parking->position = event->position;
+	}
+}
+
+static void
+parking_behind(Parking *parking, const CqrsEvent *event, text *key)
+{
+	CqrsDeadLetter letter = {.position = event->position,.key = key,.blocks = true};
+
+	cqrs_dead_letter_park(parking->projection->id, &letter);
+	parking->nparked++;
+}
+
+/*
+ * Park those of the events whose keys are blocked, and close up the others in
+ * their place. Returns how many are left.
+ */
+static int
+parking_hold_back(Parking *parking, int first, int nevents)
+{
+	int			kept = first;
+
+	for (int i = first; i < first + nevents; i++)
+	{
+		if (blocked_has(parking->blocked, parking->keys[i]))
+		{
+			parking_behind(parking, parking->events[i], parking->keys[i]);
+			continue;
+		}
+		parking->events[kept] = parking->events[i];
+		parking->keys[kept++] = parking->keys[i];
+	}
+	return kept - first;
+}
+
+/* --------------------------------------------------------- blocked keys */
+
+static BlockedKeys *
+blocked_entry(HTAB *blocked, const text *key, HASHACTION action)
+{
+	uint64		hash = key == NULL ? 0 :
+		hash_bytes_extended((const unsigned char *) VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key), 0);
+	bool		found;
+	BlockedKeys *entry = hash_search(blocked, &hash, action, &found);
+
+	if (entry != NULL && !found)
+		entry->keys = NIL;
+	return entry;
+}
+
+static bool
+blocked_has(HTAB *blocked, const text *key)
+{
+	BlockedKeys *entry;
+	ListCell   *lc;
+
+	if (hash_get_num_entries(blocked) == 0 ||
+		(entry = blocked_entry(blocked, key, HASH_FIND)) == NULL)
+		return false;
+	foreach(lc, entry->keys)
+	{
+		const text *other = lfirst(lc);
+
+		if (key == NULL || other == NULL ? key == other :
+			VARSIZE_ANY_EXHDR(key) == VARSIZE_ANY_EXHDR(other) &&
+			memcmp(VARDATA_ANY(key), VARDATA_ANY(other), VARSIZE_ANY_EXHDR(key)) == 0)
+			return true;
+	}
+	return false;
+}
+
+static void
+blocked_add(HTAB *blocked, text *key)
+{
+	BlockedKeys *entry;
+
+	if (blocked_has(blocked, key))
+		return;
+	entry = blocked_entry(blocked, key, HASH_ENTER);
+	entry->keys = lappend(entry->keys, key);
+}
+
+/* --------------------------------------------------------------- retries */
+
+/*
+ * Apply a key's parked events in position order, in the current transaction, up
+ * to the first that fails again. Returns how many were applied, or are not
+ * wanted any more; they are parked no longer. *error is set to why it could not
+ * go on for a reason that is not the event's: the transaction is not to commit.
+ */
+int64
+cqrs_park_retry(CqrsProjection *projection, const text *key, CqrsPatience patience,
+				ErrorData **error)
+{
+	int64	   *positions = palloc(QUEUE_CHUNK * sizeof(int64));
+	int		   *attempts = palloc(QUEUE_CHUNK * sizeof(int));
+	int64		total = 0;
+	int			length;
+	int64		applied;
+
+	*error = NULL;
+	do
+	{
+		CqrsBatch  *batch = cqrs_event_batch_create(false);
+
+		CHECK_FOR_INTERRUPTS();
+		length = cqrs_dead_letter_queue(projection->id, key, QUEUE_CHUNK, positions, attempts);
+		cqrs_outbox_read_positions(batch, positions, length);
+		if (retry_apply(projection, batch, 0, batch->nevents) == NULL)
+		{
+			cqrs_dead_letter_remove(projection->id, positions, length);
+			applied = length;
+		}
+		else
+			applied = retry_one_by_one(projection, batch, attempts, patience, error);
+		total += applied;
+		cqrs_event_batch_free(batch);
+	} while (length == QUEUE_CHUNK && applied == length && *error == NULL);
+	return total;
+}
+
+/* The same for all keys whose time has come. */
+int64
+cqrs_park_retry_due(CqrsProjection *projection, CqrsPatience patience, ErrorData **error)
+{
+	int64		total = 0;
+	ListCell   *lc;
+
+	*error = NULL;
+	foreach(lc, cqrs_dead_letter_keys(projection->id, GetCurrentTimestamp()))
+	{
+		total += cqrs_park_retry(projection, lfirst(lc), patience, error);
+		if (*error != NULL)
+			return total;
+	}
+	return total;
+}
+
+static int64
+retry_one_by_one(CqrsProjection *projection, CqrsBatch *batch, const int *attempts,
+				 CqrsPatience patience, ErrorData **error)
+{
+	int			applied = 0;
+
+	while (applied < batch->nevents)
+	{
+		int64		position = batch->events[applied].position;
+		ErrorData  *failure = retry_apply(projection, batch, applied, 1);
+		int			tries = attempts[applied] + 1;
+
+		if (failure != NULL && !cqrs_park_may(projection, failure))
+		{
+			*error = failure;
+			break;
+		}
+		if (failure != NULL)
+		{
+			bool		again = patience == CQRS_PATIENCE_WORKER && tries <= cqrs_guc_max_retries;
+
+			cqrs_dead_letter_failed(projection->id, position, failure, tries,
+									again ? cqrs_park_next_retry(tries) : 0);
+			if (!again && patience == CQRS_PATIENCE_WORKER)
+				ereport(LOG,
+						(errmsg("projection \"%s\" gives up the event at position " INT64_FORMAT " after %d attempts: %s",
+								NameStr(projection->name), position, tries, failure->message),
+						 errhint("Mend the cause, then run: SELECT cqrs.retry_dead_letters(%s);",
+								 quote_literal_cstr(NameStr(projection->name))),
+						 errhidestmt(true)));
+			break;
+		}
+		cqrs_dead_letter_remove(projection->id, &position, 1);
+		applied++;
+	}
+	return applied;
+}
+
+/* Apply some of the events of a batch, all or none; those that are still wanted. */
+static ErrorData *
+retry_apply(CqrsProjection *projection, CqrsBatch *batch, int first, int nevents)
+{
+	CqrsApplied part = {0};
+
+	part.events = palloc(Max(nevents, 1) * sizeof(CqrsEvent *));
+	for (int i = first; i < first + nevents; i++)
+		if (cqrs_projection_wants(projection, &batch->events[i], batch->desc))
+			part.events[part.nevents++] = &batch->events[i];
+	if (part.nevents == 0)
+		return NULL;
+	return cqrs_apply_contained(projection, batch, &part, true);
+}
+
+/*
+ * Bring the registry's note of what is parked up to date, after parking or
+ * retrying; error is to be shown as the last one, NULL = leave it.
+ */
+void
+cqrs_park_note(CqrsProjection *projection, const ErrorData *error)
+{
+	CqrsParked	parked = cqrs_dead_letter_summary(projection->id);
+
+	projection = cqrs_projection_get(projection->id);
+	if (error != NULL || parked.blocks != projection->parked ||
+		parked.next_retry_at != projection->parked_retry_at)
+		cqrs_registry_set_parked(projection->id, parked.blocks, parked.next_retry_at,
+								 error == NULL ? NULL : cqrs_apply_error_text(error));
+}

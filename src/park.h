@@ -1,0 +1,30 @@
+/*
+ * park.h
+ *		Put failing events aside, and those of the same key behind them; try them
+ *		again.
+ */
+#ifndef CQRS_PARK_H
+#define CQRS_PARK_H
+
+#include "apply.h"
+
+/* who tries again, and when */
+typedef enum CqrsPatience
+{
+	CQRS_PATIENCE_NONE,			/* at once, in this session, and then nobody */
+	CQRS_PATIENCE_WORKER		/* a worker, after a while */
+} CqrsPatience;
+
+extern TimestampTz cqrs_park_next_retry(int attempts);
+extern bool cqrs_park_may(const CqrsProjection *projection, const ErrorData *error);
+extern void cqrs_park_hold_back(CqrsProjection *projection, CqrsBatch *batch,
+								CqrsApplied *applied);
+extern ErrorData *cqrs_park_isolate(CqrsProjection *projection, CqrsBatch *batch,
+									CqrsApplied *applied, CqrsPatience patience);
+extern int64 cqrs_park_retry(CqrsProjection *projection, const text *key,
+							 CqrsPatience patience, ErrorData **error);
+extern int64 cqrs_park_retry_due(CqrsProjection *projection, CqrsPatience patience,
+								 ErrorData **error);
+extern void cqrs_park_note(CqrsProjection *projection, const ErrorData *error);
+
+#endif							/* CQRS_PARK_H */

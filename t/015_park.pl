@@ -1,0 +1,139 @@
+# An event that fails is put aside, with what follows of its key, while other keys go on: for every kind of handler, for
+# views, and inline. Workers try it again, then it is a dead letter, until somebody retries or discards it.
+
+use strict;
+use warnings FATAL => 'all';
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+
+use CqrsTest;
+use PostgreSQL::Test::Utils;
+use Test::More;
+
+my $node = new_server(
+	'park',
+	'cqrs_views.max_retries' => 2,
+	'cqrs_views.retry_delay' => '20ms');
+my @kinds = qw(batched folded singly viewed);
+create_database($node, 'postgres');
+sql(q{
+	CREATE TABLE singly (n int GENERATED ALWAYS AS IDENTITY, id text, v int);
+	CREATE TABLE batched (id text, v int);
+	CREATE TABLE folded (id text PRIMARY KEY, total int);
+	CREATE TABLE skipping (id text, v int);
+	CREATE TABLE stopping (id text, v int);
+	CREATE FUNCTION value_of(payload jsonb) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
+		'BEGIN RETURN (payload->>''v'')::int; END';
+	CREATE FUNCTION singly(e cqrs.event) RETURNS void LANGUAGE plpgsql AS
+		'BEGIN INSERT INTO singly (id, v) VALUES (e.aggregate_id, value_of(e.payload)); END';
+	CREATE FUNCTION skipping(e cqrs.event) RETURNS void LANGUAGE plpgsql AS
+		'BEGIN INSERT INTO skipping VALUES (e.aggregate_id, value_of(e.payload)); END';
+	CREATE FUNCTION stopping(e cqrs.event) RETURNS void LANGUAGE plpgsql AS
+		'BEGIN INSERT INTO stopping VALUES (e.aggregate_id, value_of(e.payload)); END';
+	CREATE FUNCTION batched() RETURNS trigger LANGUAGE plpgsql AS
+		'BEGIN INSERT INTO batched SELECT aggregate_id, value_of(payload) FROM events; RETURN NULL; END';
+	CREATE FUNCTION folded(state folded, e cqrs.event) RETURNS folded LANGUAGE plpgsql AS
+		'BEGIN state.total := coalesce(state.total, 0) + value_of(e.payload); RETURN state; END';
+	SELECT cqrs.create_projection('singly', 'singly(cqrs.event)', '{singly}');
+	SELECT cqrs.create_projection('batched', 'batched()', '{batched}');
+	SELECT cqrs.create_projection('folded', 'folded(folded, cqrs.event)', '{folded}');
+	SELECT cqrs.create_view('viewed', 'SELECT aggregate_id AS id, sum(value_of(payload)) AS total FROM events GROUP BY 1');
+	SELECT cqrs.create_projection('skipping', 'skipping(cqrs.event)', '{skipping}', on_error => 'skip');
+	SELECT cqrs.create_projection('stopping', 'stopping(cqrs.event)', '{stopping}', on_error => 'stop');
+	CREATE VIEW totals AS
+		SELECT 'singly' AS kind, id, sum(v) AS total FROM singly GROUP BY id
+		UNION ALL SELECT 'batched', id, sum(v) FROM batched GROUP BY id
+		UNION ALL SELECT 'folded', id, total FROM folded
+		UNION ALL SELECT 'viewed', id, total FROM viewed});
+
+# --- one culprit of a key, one of another, in one batch
+
+sql(q{SELECT cqrs.publish('T', 'k' || i % 5, 'E', jsonb_build_object('v', CASE WHEN i IN (13, 27) THEN 'bad' ELSE i::text END))
+	FROM generate_series(1, 40) AS i});
+is(sql("SELECT bool_and(cqrs.wait_for(name, '1 minute')) FROM cqrs.projection WHERE name <> 'stopping'"), 't',
+	'nobody waits for a parked event');
+poll_ok($node, 'postgres', "SELECT count(*) FROM cqrs.dead_letter WHERE reason = 'failed'", 'given up after retries', 10);
+is(sql("SELECT DISTINCT attempts FROM cqrs.dead_letter WHERE reason = 'failed' AND projection <> 'skipping'"), 3,
+	'tried once, and retried twice');
+foreach my $kind (@kinds)
+{
+	is(sql("SELECT string_agg(position || ' ' || reason, ', ' ORDER BY position) FROM cqrs.dead_letter
+			WHERE projection = '$kind' AND key = 'k3'"),
+		'13 failed, 18 behind, 23 behind, 28 behind, 33 behind, 38 behind', "$kind: what is behind waits");
+	is(sql("SELECT string_agg(position || ' ' || reason, ', ' ORDER BY position) FROM cqrs.dead_letter
+			WHERE projection = '$kind' AND key = 'k2'"), '27 failed, 32 behind, 37 behind', "$kind: the other key");
+	is(sql("SELECT string_agg(id || ' ' || total, ', ' ORDER BY id) FROM totals WHERE kind = '$kind'"),
+		'k0 180, k1 148, k2 60, k3 11, k4 172', "$kind: all that came before, and other keys");
+	is(sql("SELECT state, events_processed, events_parked, retries FROM cqrs.projection_status WHERE name = '$kind'"),
+		'running|31|9|0', "$kind: the status");
+}
+like(sql("SELECT context FROM cqrs.dead_letter WHERE projection = 'singly' AND position = 13"),
+	qr/value_of.*projection "singly", event at position 13/s, 'the context says where');
+is(sql('SELECT count(*) FROM skipping'), 38, 'skip: all others are applied');
+is(sql("SELECT string_agg(position || ' ' || reason, ', ' ORDER BY position) FROM cqrs.dead_letter WHERE projection = 'skipping'"),
+	'13 failed, 27 failed', 'skip: recorded');
+is(sql("SELECT state, events_parked FROM cqrs.projection_status WHERE name = 'stopping'"), 'stopped|0', 'stop: stopped');
+
+# --- events that come meanwhile, across a restart
+
+sql(q{SELECT cqrs.publish('T', 'k3', 'E', '{"v": 1000}'), cqrs.publish('T', 'k4', 'E', '{"v": 1000}')});
+$node->restart('immediate');
+sql("SELECT cqrs.publish('T', 'k3', 'E', '{\"v\": 2000}')");
+is(sql("SELECT bool_and(cqrs.wait_for(name, '1 minute')) FROM cqrs.projection WHERE name <> 'stopping'"), 't', 'caught up');
+is(sql("SELECT string_agg(DISTINCT id || ' ' || total, ', ') FROM totals WHERE id IN ('k3', 'k4')"), 'k3 11, k4 1172',
+	'a key with a dead letter waits, another does not');
+
+# --- retried in vain, mended, retried for one key and for all
+
+is(sql("SELECT cqrs.retry_dead_letters('singly')"), 0, 'still bad');
+is(sql("SELECT DISTINCT attempts FROM cqrs.dead_letter WHERE projection = 'singly' AND reason = 'failed'"), 4, 'counted');
+sql(q{CREATE OR REPLACE FUNCTION value_of(payload jsonb) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
+	'BEGIN RETURN coalesce(nullif(payload->>''v'', ''bad''), ''0'')::int; END'});
+is(sql("SELECT cqrs.retry_dead_letters('singly', 'k3'), cqrs.retry_dead_letters('singly', 'nobody')"), '8|0', 'one key');
+is(sql("SELECT string_agg(v::text, ' ' ORDER BY n) FROM singly WHERE id = 'k3'"), '3 8 0 18 23 28 33 38 1000 2000', 'in order');
+is(sql("SELECT cqrs.retry_dead_letters('singly'), cqrs.retry_dead_letters('batched')"), '3|11', 'the others');
+is(sql("SELECT cqrs.discard_dead_letters('viewed', 'k3', 13), cqrs.discard_dead_letters('viewed', 'k2', 1)"), '1|0', 'discarded');
+is(sql("SELECT cqrs.retry_dead_letters('viewed', 'k3')"), 7, 'what was behind it');
+is(sql("SELECT total FROM viewed WHERE id = 'k3'"), 3151, 'is applied');
+fails("SELECT cqrs.alter_projection('folded', key => 'aggregate_type')", qr/while it has dead letters/, 'a key that others wait for');
+sql("CALL cqrs.rebuild_projection('folded', online => false)");
+is(sql("SELECT string_agg(id || ' ' || total, ', ' ORDER BY id) FROM folded"), 'k0 180, k1 148, k2 129, k3 3151, k4 1172',
+	'a rebuild applies all again');
+is(sql("SELECT string_agg(projection || ' ' || events, ', ' ORDER BY projection)
+		FROM (SELECT projection, count(*) AS events FROM cqrs.dead_letter GROUP BY 1) AS d"), 'skipping 2, viewed 3', 'the rest stays');
+
+# --- inline
+
+sql("SELECT cqrs.alter_projection('viewed', mode => 'inline')");
+fails("SELECT cqrs.publish('T', 'k1', 'E', '{\"v\": \"worse\"}')", qr/invalid input syntax/, 'the publisher gets the error');
+sql("SELECT cqrs.publish('T', k, 'E', '{\"v\": 5}') FROM unnest('{k1,k2}'::text[]) AS k");
+is(sql("SELECT string_agg(total::text, ' ' ORDER BY id) FROM viewed WHERE id IN ('k1', 'k2')"), '153 60', 'what is behind a dead letter waits');
+is(sql("SELECT cqrs.retry_dead_letters('viewed')"), 4, 'and comes in its turn');
+is(sql("SELECT total FROM viewed WHERE id = 'k2'"), 134, 'with what was before');
+
+# --- what is no event's fault
+
+sql('ALTER FUNCTION singly(cqrs.event) RENAME TO gone');
+sql("SELECT cqrs.publish('T', 'k1', 'E', '{\"v\": 6}')");
+poll_ok($node, 'postgres', "SELECT state = 'stopped' AND events_parked = 0 FROM cqrs.projection_status WHERE name = 'singly'",
+	'a handler that is missing parks nothing');
+sql("SELECT cqrs.drop_projection('skipping', true)");
+is(sql('SELECT count(*) FROM cqrs.parked'), 0, 'dead letters go with their projection');
+
+$node->stop;
+done_testing();
+
+sub sql
+{
+	return $node->safe_psql('postgres', $_[0]);
+}
+
+sub fails
+{
+	my ($query, $message, $what) = @_;
+	my ($status, $output, $errors) = $node->psql('postgres', $query);
+
+	like($errors, $message, $what);
+	return;
+}
