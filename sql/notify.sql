@@ -40,7 +40,7 @@ NOTIFY sentinel;
 -- too many for one: 7,999 bytes is what a notification holds
 \o | eval "$HEAR"
 INSERT INTO cqrs.outbox (aggregate_type, aggregate_id, event_type)
-SELECT 'Order', rpad(i::text, 85, '.'), 'Placed' FROM generate_series(1, 99) AS i;
+SELECT 'Order', rpad(i::text, 850, '.'), 'Placed' FROM generate_series(1, 10) AS i;
 SELECT cqrs.wait_for('Orders "1"', '1 minute');
 NOTIFY sentinel;
 \o
@@ -52,12 +52,12 @@ NOTIFY sentinel;
 \o
 -- one that just fits, and one byte more
 \o | eval "$HEAR"
-SELECT cqrs.publish('Order', repeat('x', 7999 - length('{"projection": "Orders \"1\"", "position": 120, "events": 1, "keys": [""]}')), 'Placed');
+SELECT cqrs.publish('Order', repeat('x', 7999 - length('{"projection": "Orders \"1\"", "position": 31, "events": 1, "keys": [""]}')), 'Placed');
 SELECT cqrs.wait_for('Orders "1"', '1 minute');
 NOTIFY sentinel;
 \o
 \o | eval "$HEAR"
-SELECT cqrs.publish('Order', repeat('x', 8000 - length('{"projection": "Orders \"1\"", "position": 121, "events": 1, "keys": [""]}')), 'Placed');
+SELECT cqrs.publish('Order', repeat('x', 8000 - length('{"projection": "Orders \"1\"", "position": 32, "events": 1, "keys": [""]}')), 'Placed');
 SELECT cqrs.wait_for('Orders "1"', '1 minute');
 NOTIFY sentinel;
 \o
