@@ -483,6 +483,11 @@ FROM cqrs.get_projection_status() s;
 COMMENT ON VIEW cqrs.projection_status IS
 	'how far each projection is; last_error only for its owner and monitors';
 
+CREATE FUNCTION cqrs.reset_stats(name name) RETURNS void
+LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cqrs_sql_reset_stats';
+COMMENT ON FUNCTION cqrs.reset_stats(name) IS 'sets a projection''s counters to zero';
+
 CREATE FUNCTION cqrs.get_worker_status(
 	OUT pid integer, OUT database name, OUT activity text, OUT since timestamptz)
 RETURNS SETOF record

@@ -74,6 +74,11 @@ SELECT count(*) > 0 AS working, bool_and(pid IS NOT NULL AND activity <> '' AND 
 FROM cqrs.worker_status WHERE database = current_database();
 SELECT count(*) FROM cqrs.worker_status w LEFT JOIN pg_stat_activity a USING (pid) WHERE a.backend_type <> 'cqrs_views worker';
 SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'cqrs_views launcher';
+-- counters begin anew on request, for who may manage the projection
+SELECT events_processed > 0 AS counted FROM cqrs.projection_status;
+SELECT cqrs.reset_stats('p');
+SELECT events_processed, batches, last_position > 0 AS is_where_it_was FROM cqrs.projection_status;
+SELECT cqrs.reset_stats('nobody');
 
 DROP VIEW shown;
 SELECT cqrs.drop_projection('p', true);

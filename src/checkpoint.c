@@ -209,6 +209,21 @@ cqrs_checkpoint_reset(int32 projection)
 	cqrs_query_run(&query, args, NULL, NULL, NULL);
 }
 
+/* Count from zero again. The caller holds the lock. */
+void
+cqrs_checkpoint_reset_counters(int32 projection)
+{
+	static CqrsQuery query = {
+		.sql = "UPDATE cqrs.checkpoint SET events_processed = 0, batches = 0"
+		" WHERE projection = $1",
+		.nargs = 1,
+		.argtypes = {INT4OID}
+	};
+	Datum		arg = Int32GetDatum(projection);
+
+	cqrs_query_run(&query, &arg, NULL, NULL, NULL);
+}
+
 void
 cqrs_checkpoint_delete(int32 projection)
 {

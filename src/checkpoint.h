@@ -37,6 +37,7 @@ extern bool cqrs_checkpoint_equal(const CqrsCheckpoint *a, const CqrsCheckpoint 
 extern void cqrs_checkpoint_advance(CqrsCheckpoint *checkpoint, int64 events);
 extern void cqrs_checkpoint_insert(int32 projection, Datum done, int64 last);
 extern void cqrs_checkpoint_reset(int32 projection);
+extern void cqrs_checkpoint_reset_counters(int32 projection);
 extern void cqrs_checkpoint_delete(int32 projection);
 
 extern Datum cqrs_checkpoint_empty_snapshot(void);

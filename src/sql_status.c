@@ -20,6 +20,7 @@
 #include "projection.h"
 #include "rebuild.h"
 #include "shmem.h"
+#include "sql_args.h"
 #include "sql_status.h"
 
 /* events_pending is exact up to here, and estimated from positions beyond */
@@ -28,6 +29,7 @@
 PG_FUNCTION_INFO_V1(cqrs_sql_get_projection_status);
 PG_FUNCTION_INFO_V1(cqrs_sql_get_worker_status);
 PG_FUNCTION_INFO_V1(cqrs_sql_get_rebuild_progress);
+PG_FUNCTION_INFO_V1(cqrs_sql_reset_stats);
 
 static CqrsPending pending_events(const CqrsProjection *projection,
 								  const CqrsCheckpoint *checkpoint);
@@ -93,6 +95,19 @@ cqrs_sql_get_projection_status(PG_FUNCTION_ARGS)
 		tuplestore_putvalues(rsinfo->setResult, rsinfo->setDesc, values, nulls);
 	}
 	return (Datum) 0;
+}
+
+/*
+ * cqrs.reset_stats(name) RETURNS void
+ *
+ * Sets the projection's counters, events_processed and batches, to zero. Waits
+ * for a batch in progress.
+ */
+Datum
+cqrs_sql_reset_stats(PG_FUNCTION_ARGS)
+{
+	cqrs_checkpoint_reset_counters(cqrs_sql_arg_projection(fcinfo)->id);
+	PG_RETURN_VOID();
 }
 
 /*

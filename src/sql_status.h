@@ -7,6 +7,7 @@
 
 #include "fmgr.h"
 
+extern PGDLLEXPORT Datum cqrs_sql_reset_stats(PG_FUNCTION_ARGS);
 extern PGDLLEXPORT Datum cqrs_sql_get_projection_status(PG_FUNCTION_ARGS);
 extern PGDLLEXPORT Datum cqrs_sql_get_worker_status(PG_FUNCTION_ARGS);
 extern PGDLLEXPORT Datum cqrs_sql_get_rebuild_progress(PG_FUNCTION_ARGS);
