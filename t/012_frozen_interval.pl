@@ -24,7 +24,7 @@ $node->safe_psql('postgres', q{
 		IF e.event_type = current_setting('test.bad', true) THEN RAISE 'bad event'; END IF;
 		INSERT INTO log VALUES (e.position);
 	END $$;
-	SELECT cqrs.create_projection('log', 'on_event(cqrs.event)', '{log}', batch_size => 2);
+	SELECT cqrs.create_projection('log', 'on_event(cqrs.event)', '{log}', batch_size => 2, on_error => 'stop');
 	SELECT cqrs.publish('Test', 'a', CASE n WHEN 5 THEN 'Bad' ELSE 'Good' END) FROM generate_series(1, 6) AS n;
 });
 
