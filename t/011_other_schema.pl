@@ -41,7 +41,8 @@ $node->safe_psql('copy', q{
 			NULL::text[] AS aggregate_types, NULL::text[] AS sources, 'cqrs.key(aggregate_id)' AS key,
 			'beginning' AS start_at, 'stop' AS on_error, 'keys' AS notify, NULL::integer AS batch_size, 1 AS segments,
 			'{search_path=pg_catalog}'::text[] AS settings,
-			now() AS created_at, 'running' AS state, NULL::timestamptz AS rebuild_started_at, 0::bigint AS retries,
+			now() AS created_at, 'running' AS state, NULL::timestamptz AS rebuild_started_at, false AS parked,
+			NULL::timestamptz AS parked_retry_at, 0::bigint AS retries,
 			NULL::timestamptz AS next_retry_at, NULL AS last_error, NULL::timestamptz AS last_error_at;
 	ALTER TABLE cqrs.registry ADD owner regrole;
 	UPDATE cqrs.registry SET owner = (SELECT oid FROM pg_roles WHERE rolsuper ORDER BY oid LIMIT 1);
