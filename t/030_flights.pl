@@ -37,7 +37,11 @@ my @ways = (
 	{ mode => 'async',  per => 'view', batch_size => 'NULL', first => 1000, second => 500 },
 	{ mode => 'inline', per => 'view', batch_size => 'NULL', first => 6000, second => 10 },
 	{ mode => 'async',  per => 'view', batch_size => 7,   first => 3000, second => 4,   at_half => 1 },
-	{ mode => 'inline', per => 'view', batch_size => 100, first => 333,  second => 777, at_half => 1 });
+	{ mode => 'inline', per => 'view', batch_size => 100, first => 333,  second => 777, at_half => 1 },
+
+	# the same with a reducer
+	{ mode => 'async',  per => 'reducer', batch_size => 'NULL', first => 1000, second => 20, at_half => 1 },
+	{ mode => 'inline', per => 'reducer', batch_size => 'NULL', first => 6000, second => 250 });
 
 my $node = PostgreSQL::Test::Cluster->new('flights');
 $node->init;
@@ -55,8 +59,9 @@ for my $way (@ways)
 	my $name = "$way->{mode} per $way->{per}"
 	  . ($way->{batch_size} eq 'NULL' ? '' : ", batches of $way->{batch_size}");
 	my $database = create_database();
-	my @early = $way->{per} ne 'view' ? qw(flight_board plane_summary) : $way->{at_half} ? () : 'views';
-	my @late = $way->{per} ne 'view' ? qw(carrier_month origin_day) : $way->{at_half} ? 'views' : ();
+	my $handlers = $way->{per} =~ /event|batch/;
+	my @early = $handlers ? qw(flight_board plane_summary) : $way->{at_half} ? () : 'views';
+	my @late = $handlers ? qw(carrier_month origin_day) : $way->{at_half} ? 'views' : ();
 
 	create_read_models($database, $way, @early) if @early;
 	load($database, $way->{first}, $first_half);

@@ -2,11 +2,15 @@
 -- on top of them plain SQL views that join their read tables.
 --
 --     psql -v mode=inline -v batch_size=500 -f views.sql
+--     psql -v per=reducer -f views.sql
+--
+-- A flight's row can be kept by a view or, since a flight goes from state to state, by a reducer.
 --
 -- A view sees events one group at a time, here those of one flight, one plane, and so on. Which services know
 -- what about whom is put together by whoever reads: so it does not matter who was first to publish.
 
 \ir options.sql
+SELECT CASE :'per' WHEN 'reducer' THEN 'flight_reducer.sql' ELSE 'flight_view.sql' END AS flight_file \gset
 SET search_path = flights;
 
 SELECT cqrs.create_view('airline', $$
@@ -33,32 +37,7 @@ SELECT cqrs.create_view('plane', $$
     GROUP BY aggregate_id
 $$, mode => :'mode', batch_size => :batch_size);
 
--- One row a flight: what was scheduled, and how often what happened to it. arrived_position says which of two
--- arrivals was the later one.
-SELECT cqrs.create_view('flight', $$
-    SELECT aggregate_id AS flight_id,
-           cqrs.last(payload->>'carrier') FILTER (WHERE event_type = 'FlightScheduled') AS carrier,
-           cqrs.last(payload->>'tailnum') FILTER (WHERE event_type = 'FlightScheduled') AS tailnum,
-           cqrs.last(payload->>'origin') FILTER (WHERE event_type = 'FlightScheduled') AS origin,
-           cqrs.last(payload->>'dest') FILTER (WHERE event_type = 'FlightScheduled') AS dest,
-           cqrs.last((payload->>'flight_date')::date) FILTER (WHERE event_type = 'FlightScheduled') AS flight_date,
-           cqrs.last((payload->>'distance')::integer) FILTER (WHERE event_type = 'FlightScheduled') AS distance,
-           cqrs.last(CASE event_type WHEN 'FlightScheduled' THEN 'scheduled'
-                                     WHEN 'FlightCancelled' THEN 'cancelled'
-                                     WHEN 'FlightDeparted' THEN 'departed'
-                                     WHEN 'FlightArrived' THEN 'arrived' END) AS status,
-           cqrs.last(occurred_at) FILTER (WHERE event_type = 'FlightDeparted') AS departed_at,
-           cqrs.last(occurred_at) FILTER (WHERE event_type = 'FlightArrived') AS arrived_at,
-           cqrs.last((payload->>'dep_delay')::integer) FILTER (WHERE event_type = 'FlightDeparted') AS dep_delay,
-           cqrs.last((payload->>'arr_delay')::integer) FILTER (WHERE event_type = 'FlightArrived') AS arr_delay,
-           count(*) FILTER (WHERE event_type = 'FlightCancelled') AS cancelled,
-           count(*) FILTER (WHERE event_type = 'FlightDeparted') AS departed,
-           count(*) FILTER (WHERE event_type = 'FlightArrived') AS arrived,
-           max(position) FILTER (WHERE event_type = 'FlightArrived') AS arrived_position
-    FROM events
-    WHERE aggregate_type = 'flight'
-    GROUP BY aggregate_id
-$$, mode => :'mode', batch_size => :batch_size);
+\ir :flight_file
 
 SELECT cqrs.create_view('weather', $$
     SELECT aggregate_id AS station,
