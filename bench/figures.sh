@@ -2,11 +2,12 @@
 #
 # Figures: ways measured in turns, medians, ratios, targets. Sourced by bench/run.
 #
-# A way is measured by a function that prints two numbers: milliseconds that passed, and milliseconds of
-# processor time that the server needed, or "-" where nobody counts that.
+# A way is measured by a function that prints two or three numbers: milliseconds that passed; milliseconds of
+# processor time that the server needed, or "-" where nobody counts that; and how many of those went into processing
+# what was published, if that is to be told apart.
 
 # What ways took, a list for each, as measure_in_turns leaves it.
-declare -A taken used
+declare -A taken used applied
 
 # Says what the figures that follow have in common.
 part() {
@@ -46,19 +47,22 @@ same_work() {
 # PREFIX_check, which ends the run unless all did the same work, after it. Arguments: the prefix, the rounds, the
 # ways.
 measure_in_turns() {
-	local prefix=$1 rounds=$2 ways=("${@:3}") order i way took
+	local prefix=$1 rounds=$2 ways=("${@:3}") order i way numbers
 
 	taken=()
 	used=()
+	applied=()
 	for ((i = 0; i <= rounds; i++)); do
 		order=("${ways[@]}")
 		[ $((i % 2)) -eq 0 ] || mapfile -t order < <(printf '%s\n' "${ways[@]}" | tac)
 		"${prefix}_prepare"
 		for way in "${order[@]}"; do
-			took=$("${prefix}_measure" "$way")
+			"${prefix}_measure" "$way" >"$workspace/numbers"
 			[ "$i" -gt 0 ] || continue
-			taken[$way]+=" ${took% *}"
-			used[$way]+=" ${took#* }"
+			read -ra numbers <"$workspace/numbers"
+			taken[$way]+=" ${numbers[0]}"
+			used[$way]+=" ${numbers[1]}"
+			applied[$way]+=" ${numbers[2]:--}"
 		done
 		"${prefix}_check"
 	done
@@ -69,12 +73,18 @@ measure_in_turns() {
 speed_figure() {
 	local way=$3 other=$4
 
-	[ -n "${taken[$way]:-}" ] || return 0
+	[ -n "${taken[$way]:-}" ] && [ -n "${taken[$other]:-}" ] || return 0
 	# shellcheck disable=SC2046 # lists of numbers
 	{
 		figure "$1" ratio "$2" $(quotients "${taken[$other]}" "${taken[$way]}")
 		figure "$1, by processor time" ratio "" $(quotients "${used[$other]}" "${used[$way]}")
 	}
+}
+
+# Notes what a way needs of the processor in relation to another. Arguments as of speed_figure.
+cost_figure() {
+	# shellcheck disable=SC2046 # a list of numbers
+	[ -z "${used[$3]:-}" ] || [ -z "${used[$4]:-}" ] || figure "$1" ratio "$2" $(quotients "${used[$3]}" "${used[$4]}")
 }
 
 # Notes how many events a second the ways managed, and what one took of the server's processor time. Arguments:
@@ -89,6 +99,7 @@ rate_figures() {
 		if [ -n "${taken[$way]:-}" ]; then
 			figure "$2" events/s "" $(quotients "$events.0e3" "${taken[$way]}")
 			figure "$2: processor time of an event" us "" $(quotients "${used[$way]}" "$events.0e-3")
+			figure "$2: thereof processing" us "" $(quotients "${applied[$way]}" "$events.0e-3")
 		fi
 		shift 2
 	done

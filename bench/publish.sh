@@ -1,62 +1,168 @@
 # shellcheck shell=bash
 #
-# Suite publish: what publishing costs the publishers. Sourced by bench/run.
+# Suite publish: what an event costs, from its publisher to the read table. Sourced by bench/run.
 #
-# 8 clients insert single rows: into the outbox, with an async projection registered and a worker keeping it,
-# and into a table of the same columns, indexes and defaults (but for the extension's function).
+# Clients insert single rows, or 1,000 rows in a statement, by pgbench. Every peer has a database of its own; what
+# keeps its read table runs meanwhile, on the same cores. Processor time is that of all of the server's processes,
+# until the read table has everything.
 
 suite_publish() {
-	sql >/dev/null <<<"SELECT cqrs.create_projection('bench', 'bench.keep()', '{bench.by_engine}')"
-	seconds=$(size 10 3)
-	clients=8
-	for commit in on off; do
-		part "8 clients, one async projection, synchronous_commit=$commit"
-		measure_in_turns publish 7 outbox plain
-		speed_figure "the outbox, against the plain table" "$([ $commit = off ] || echo '>= 0.9')" outbox plain
-		rate_figures 1 plain "plain table" outbox "the outbox, and its worker's work"
+	local peers
+
+	workers off
+	peers_create plain noop row_trigger statement_trigger async inline loop pgq emmett
+	seconds=$(size 4 1)
+	repetitions=$(size 5 2)
+	commit=on
+	for clients in $(size "1 8 16" 8); do
+		publish_part 1 "$clients clients, single rows, synchronous_commit=on"
+	done
+	commit=off clients=8
+	publish_part 1 "8 clients, single rows, synchronous_commit=off"
+	commit=on
+	for clients in $(size "1 8" 8); do
+		publish_part 1000 "$clients clients, 1,000 rows a statement, synchronous_commit=on"
+	done
+	publish_skipped
+	peers_drop
+}
+
+# Notes how many events Emmett's consumer has skipped for ever: those that its read table lacks when it finds nothing
+# more.
+publish_skipped() {
+	local database=peer_emmett
+
+	peer_takes_part emmett || return 0
+	peer_drain_emmett 1000
+	part "events in transactions that overlap"
+	figure "Emmett: events that its consumer skips" % "" "$(sql <<-'SQL'
+		SELECT round(100.0 * (bench.published() - (SELECT sum(items) FROM bench.kept)) / bench.published(), 2)
+	SQL
+	)"
+}
+
+# Measures all peers. Arguments: the rows of a statement, what the part is called.
+publish_part() {
+	local peer single=
+
+	rows=$1
+	[ "$rows" -ne 1 ] || single=1
+	part "$2"
+	measure_in_turns publish "$repetitions" "${peers[@]}"
+	speed_figure "async view, against a plain insert" ">= 0.95" async plain
+	speed_figure "inline view, against a plain insert" "${single:+>= 0.85}" inline plain
+	speed_figure "inline view, against a statement trigger" ">= 1" inline statement_trigger
+	speed_figure "row trigger, against a plain insert" "" row_trigger plain
+	for peer in "${peers[@]}"; do
+		case $peer in
+			plain | noop | async | inline) ;;
+			*) cost_figure "processor time of async view, against ${publish_meaning[$peer]}" "< 1" async "$peer" ;;
+		esac
+	done
+	for peer in "${peers[@]}"; do
+		rate_figures 1 "$peer" "${publish_meaning[$peer]}"
 	done
 }
+
+declare -A publish_meaning=(
+	[plain]="plain insert" [noop]="a row trigger that does nothing" [row_trigger]="row trigger"
+	[statement_trigger]="statement trigger" [async]="async view" [inline]="inline view"
+	[loop]="polling loop" [pgq]="PgQ" [emmett]="Emmett" [refresh]="refresh"
+)
 
 publish_prepare() {
 	:
 }
 
-publish_measure() {
-	case $1 in
-		outbox) publish_by_inserts cqrs.outbox "" "SELECT cqrs.wait_for('bench', '1 minute')" ;;
-		plain) publish_by_inserts bench.plain_outbox ;;
-	esac
-}
-
+# Ends the run unless read tables have what was published; but for Emmett's, see above.
 publish_check() {
-	same_work "events in the read table" \
-		"$(sql <<<"SELECT cqrs.wait_for('bench', '1 minute'), (SELECT sum(items) FROM bench.by_engine)")" \
-		"t|$(sql <<<'SELECT count(*) FROM cqrs.outbox')"
+	local peer database
+
+	for peer in "${peers[@]}"; do
+		case $peer in plain | noop | emmett) continue ;; esac
+		database=peer_$peer
+		same_work "events in the read table of $peer" "$(sql <<<'SELECT sum(items) FROM bench.kept')" \
+			"$(sql <<<'SELECT bench.published()')"
+	done
 }
 
-# Has $clients insert single rows into a table for $seconds, with synchronous_commit as in $commit. Prints how
-# many milliseconds passed for each, and how many all of the server had the processor. SQL to run before can be
-# given, and SQL that waits until the work that the rows cause is done.
-publish_by_inserts() {
-	local table=$1 before_sql=${2:-} wait_sql=${3:-} rows output used inserted
+publish_measure() {
+	local database=peer_$1 wait=peer_wait
 
-	[ -z "$before_sql" ] || sql <<<"$before_sql" >/dev/null
-	rows=$(sql <<<"SELECT count(*) FROM $table")
+	case $1 in plain | noop) wait=: ;; esac
+	peer_start "$1"
+	publish_by_pgbench "$1" "$wait"
+	peer_stop "$1"
+}
+
+# Has $clients publish statements of $rows rows for $seconds, with synchronous_commit as in $commit. Prints how many
+# milliseconds passed for each event, how many all of the server had the processor, and how many of these its
+# consumers had. Arguments: the peer, or a table like the outbox; a command that waits until all is processed.
+publish_by_pgbench() {
+	local output used processed events
+
 	used=$(server_cpu)
-	output=$(as_server_user env "PGOPTIONS=-c synchronous_commit=$commit" "PGDATABASE=$database" \
-		"$bindir/pgbench" -n -M prepared -c "$clients" -j 2 -T "$seconds" -f - <<-SQL
-			\set id random(0, 9999)
-			INSERT INTO $table (aggregate_type, aggregate_id, event_type, payload)
-			VALUES ('order', 'order-' || :id, 'ItemAdded', '$payload');
-		SQL
-	)
-	[ -z "$wait_sql" ] || sql <<<"$wait_sql" >/dev/null
+	processed=$(peer_consumer_cpu)
+	output=$(publish_statement "$1" | as_server_user env "PGOPTIONS=-c synchronous_commit=$commit" \
+		"PGDATABASE=$database" "$bindir/pgbench" -n -M prepared --max-tries=100 -c "$clients" -j 2 -T "$seconds" -f - 2>&1) ||
+		die "pgbench failed: $output"
+	"$2" "$1"
 	used=$(($(server_cpu) - used))
-	inserted=$(awk -F ': ' '/^number of transactions actually processed/ { print $2 + 0 }' <<<"$output")
-	same_work "rows in $table" $(($(sql <<<"SELECT count(*) FROM $table") - rows)) "$inserted"
-	awk -v used="$used" -v rows="$inserted" '/^tps = / { printf "%.5f %.5f\n", 1000 / $3, used / rows }' <<<"$output"
+	processed=$(($(peer_consumer_cpu) - processed))
+	events=$(awk -v rows="$rows" -F ': ' '/^number of transactions actually processed/ { print $2 * rows }' <<<"$output")
+	awk -v rows="$rows" -v used="$used" -v processed="$processed" -v events="$events" '/^tps = / {
+		printf "%.5f %.5f %s\n", 1000 / $3 / rows, used / events, (processed > 0 ? processed / events : "-") }' <<<"$output"
 }
 
-# What each event says, in about 200 bytes.
-payload='{"sku": "sku-1", "price": 12.5, "channel": "web", "comment": "please ring twice, number 123456",
+# What an event says, in about 200 bytes.
+publish_payload='{"sku": "sku-1", "price": 12.5, "channel": "web", "comment": "please ring twice, number 123456",
 	"currency": "EUR", "customer": "customer-12345", "quantity": 1, "warehouse": "warehouse-1"}'
+
+# Prints the script by which pgbench publishes to a peer. A statement of many rows has as many orders, in their order,
+# so that publishers don't run into deadlocks; a few they try again.
+publish_statement() {
+	local table=bench.plain_outbox
+
+	echo "\set id random(0, $((10000 - rows)))"
+	case $1 in
+		async | inline) table=cqrs.outbox ;;
+		*.*) table=$1 ;;
+		pgq)
+			publish_call "pgq.insert_event('bench', 'ItemAdded', '$publish_payload', ORDER, 'order', NULL, NULL)"
+			return
+			;;
+		emmett)
+			publish_stream
+			return
+			;;
+	esac
+	echo "INSERT INTO $table (aggregate_type, aggregate_id, event_type, payload)"
+	if [ "$rows" = 1 ]; then
+		echo "VALUES ('order', 'order-' || :id, 'ItemAdded', '$publish_payload');"
+	else
+		echo "SELECT 'order', 'order-' || (:id + i), 'ItemAdded', '$publish_payload' FROM generate_series(1, $rows) AS i;"
+	fi
+}
+
+# Prints a statement that calls a function for each event; the function's text says ORDER for the order.
+publish_call() {
+	if [ "$rows" = 1 ]; then
+		echo "SELECT ${1//ORDER/\'order-\' || :id};"
+	else
+		echo "SELECT count(*) FROM (SELECT ${1//ORDER/\'order-\' || (:id + i)}
+			FROM generate_series(1, $rows) AS i OFFSET 0) AS published;"
+	fi
+}
+
+# Prints a statement that appends events to one of Emmett's streams. Each client has streams of its own, as two that
+# append to one at the same time would fail.
+publish_stream() {
+	local type
+
+	echo "\set stream :id / $clients * $clients + :client_id"
+	echo "SELECT emt_append_to_stream(ARRAY(SELECT gen_random_uuid()::text FROM generate_series(1, $rows))"
+	for type in "'$publish_payload'::jsonb" "'{}'::jsonb" "text '1'" "text 'ItemAdded'" "text 'E'"; do
+		echo ", array_fill($type, ARRAY[$rows])"
+	done
+	echo ", 'order-' || :stream, 'order', NULL, 'emt' || chr(58) || 'default');"
+}

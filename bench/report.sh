@@ -24,6 +24,7 @@ describe_run() {
 	date -u '+%Y-%m-%d %H:%M UTC'
 	run_psql -Atc 'SELECT version()'
 	echo "cqrs_views $(git -C "$checkout" describe --always --dirty 2>/dev/null || echo 'without a commit')"
+	peers_versions
 	echo "$(awk -F ': ' '/^model name/ { print $2; exit }' /proc/cpuinfo), $(getconf _NPROCESSORS_ONLN) cores," \
 		"$(awk '/^MemTotal/ { printf "%.0f GB", $2 / 1048576 }' /proc/meminfo)," \
 		"$(df --output=fstype "$workspace" | tail -n 1), load $(cut -d ' ' -f 1 /proc/loadavg), Linux $(uname -r)"
@@ -86,6 +87,7 @@ report_plot() {
 		{
 			unit = $4
 			if (sub(/: processor time of an event$/, "", $3)) unit = unit " of processor time for an event"
+			if (sub(/: thereof processing$/, "", $3)) unit = unit " of it for processing"
 			key = $2 FS unit
 			if (!(key in number)) number[key] = ++n
 			file = sprintf("%s/%03d", folder, number[key])

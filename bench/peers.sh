@@ -1,0 +1,208 @@
+# shellcheck shell=bash
+#
+# What one would use instead. Sourced by bench/run.
+#
+# A peer is a way to publish events and to keep the read table bench.kept, which sums up orders, in a database of
+# its own: peers/NAME.sql makes it, by the words that peers/common.sql explains. Peers that have to be installed
+# take part where that works:
+#
+#     PgQ       where the server has it; else Debian's packages are unpacked into the workspace, for Debian's servers
+#     Emmett    from npm into the workspace, where there is node
+
+emmett_version=0.42.0
+
+# Brings the peers that are to be had into the workspace, before the server starts. Says which are not.
+peers_install() {
+	local major
+
+	peers_dir=$workspace/peers
+	as_server_user mkdir "$peers_dir"
+	major=$(as_server_user "$pg_config" --version | sed 's/^PostgreSQL \([0-9]*\).*/\1/')
+	if [ "$real_bindir" = "/usr/lib/postgresql/$major/bin" ] && [ ! -e "$(peers_extension pgq)" ]; then
+		peers_unpack "postgresql-$major-pgq3" pgqd || true
+	fi
+	pgqd=$(PATH=$workspace/server/usr/bin:$PATH command -v pgqd || true)
+	peer_takes_part pgq || say "Going on without PgQ"
+
+	if command -v node >/dev/null && command -v npm >/dev/null &&
+		cp "$bench/peers/emmett.mjs" "$peers_dir" && echo '{"private": true}' >"$peers_dir/package.json" &&
+		npm install --prefix "$peers_dir" --no-audit --no-fund "@event-driven-io/emmett-postgresql@$emmett_version" \
+			>"$peers_dir/npm.log" 2>&1; then
+		emmett=$peers_dir/emmett.mjs
+	else
+		emmett=
+		say "Going on without Emmett: node, npm or the network is missing"
+	fi
+}
+
+# Prints the control file of an extension of the private server.
+peers_extension() {
+	echo "$(as_server_user "$pg_config" --sharedir)/extension/$1.control"
+}
+
+# Unpacks Debian packages into the private server, whose files lie as in Debian. Nothing is installed.
+peers_unpack() (
+	cd "$peers_dir" || exit
+	apt-get download "$@" >/dev/null 2>&1 || exit
+	for package in *.deb; do
+		dpkg-deb -x "$package" "$workspace/server"
+	done
+)
+
+# Prints the versions of those that take part.
+peers_versions() {
+	run_psql -AtF ' ' -c "SELECT name, default_version FROM pg_available_extensions
+		WHERE name = 'pgq'"
+	[ -z "$emmett" ] || echo "Emmett $emmett_version, node $(node --version)"
+}
+
+# Tells whether a peer can take part.
+peer_takes_part() {
+	case $1 in
+		pgq*) [ -e "$(peers_extension pgq)" ] && [ -n "$pgqd" ] ;;
+		emmett*) [ -n "$emmett" ] ;;
+	esac
+}
+
+# Keeps of a list of peers those that can take part, in the variable peers, and makes their databases.
+peers_create() {
+	local name database
+
+	peers=()
+	for name in "$@"; do
+		peer_takes_part "$name" || continue
+		peers+=("$name")
+		database=peer_$name
+		run_psql -c "CREATE DATABASE $database"
+		sql <"$bench/plain.sql"
+		sql <"$bench/peers/common.sql"
+		peer_sql "$name"
+	done
+}
+
+peers_drop() {
+	for name in "${peers[@]}"; do
+		run_psql -c "DROP DATABASE peer_$name WITH (FORCE)"
+	done
+}
+
+# Makes what is a peer's own.
+peer_sql() {
+	local kind=${1%%__*}
+
+	case $kind in
+		async | inline)
+			sql -v mode="$kind" <"$bench/peers/view.sql"
+			sql -v events=cqrs.outbox <"$bench/peers/table.sql"
+			;;
+		emmett)
+			node "$emmett" schema "$(emmett_url)"
+			sql <"$bench/peers/emmett.sql"
+			;;
+		pgq) sql <"$bench/peers/$kind.sql" ;;
+		*)
+			[ "$kind" = plain ] || sql <"$bench/peers/$kind.sql"
+			sql -v events=bench.plain_outbox <"$bench/peers/table.sql"
+			;;
+	esac
+}
+
+emmett_url() {
+	echo "postgresql://postgres@localhost/$database?host=$socket_dir&application_name=consumer"
+}
+
+# Starts what keeps a peer's read table, if it is not kept by the publishers. A name's part after "__" says how often
+# it looks: "tuned" for latency; else it is what is usual.
+peer_start() {
+	local nap
+
+	consumers=()
+	case $1 in
+		async* | inline*) workers on ;;
+		loop* | refresh*) peer_consume '10 ms' ;;
+		pgq__tuned)
+			sql <<<"SELECT pgq.set_queue_config('bench', 'ticker_max_lag', '1 ms')" >/dev/null
+			peer_pgqd 0.01
+			peer_consume '10 ms'
+			;;
+		pgq*)
+			peer_pgqd 1
+			peer_consume '1 s'
+			;;
+		emmett*)
+			# It was ended without being asked whether it has a lock.
+			sql <<<"UPDATE emt_processors SET status = 'stopped'"
+			start_job node "$emmett" consume "$(emmett_url)" 100 50 >"$peers_dir/emmett.log" 2>&1
+			consumers+=("$started")
+			;;
+	esac
+}
+
+# Has Emmett's consumer go on until it finds nothing more, in batches of so many.
+peer_drain_emmett() {
+	sql <<<"UPDATE emt_processors SET status = 'stopped'"
+	node "$emmett" consume "$(emmett_url)" "$1" 0 >"$peers_dir/emmett.log" 2>&1
+}
+
+# Starts a session that consumes, napping when there is nothing.
+peer_consume() {
+	start_job as_server_user env PGOPTIONS="-c synchronous_commit=off" PGAPPNAME=consumer \
+		"$bindir/psql" -X -q -d "$database" -c "CALL bench.consume('$1')" >"$peers_dir/consumer.log" 2>&1
+	consumers+=("$started")
+}
+
+# Starts PgQ's daemon, looking that often, in seconds.
+peer_pgqd() {
+	cat >"$peers_dir/pgqd.ini" <<-INI
+		[pgqd]
+		base_connstr = host=$socket_dir user=postgres application_name=consumer
+		initial_database = $database
+		database_list = $database
+		logfile = $peers_dir/pgqd.log
+		pidfile = $peers_dir/pgqd.pid
+		ticker_period = $1
+	INI
+	start_job as_server_user "$pgqd" -q "$peers_dir/pgqd.ini" >/dev/null
+	consumers+=("$started")
+}
+
+# Ends what was started. A session goes on for a while when only its client is gone.
+peer_stop() {
+	local pid
+
+	run_psql -c 'SET client_min_messages = error' -Atc "SELECT count(pg_terminate_backend(pid, 10000)) FROM pg_stat_activity
+		WHERE application_name = 'consumer'" >/dev/null
+	for pid in "${consumers[@]}"; do
+		end_group "$pid"
+		wait "$pid" 2>/dev/null || true
+	done
+	case $1 in
+		async* | inline*) workers off ;;
+	esac
+}
+
+# Waits until the read table has all events. Gives up after ten seconds without progress,
+# and with Emmett, who may have skipped some, after five.
+peer_wait() {
+	local patience=10 published kept last=-1 since=$SECONDS
+
+	[[ $1 != emmett* ]] || patience=5
+	published=$(sql <<<"SELECT bench.published()")
+	until kept=$(sql <<<"SELECT coalesce(sum(items), 0) FROM bench.kept") && [ "$kept" -ge "$published" ]; do
+		[ "$kept" = "$last" ] || since=$SECONDS
+		[ $((SECONDS - since)) -lt "$patience" ] || break
+		last=$kept
+		sleep 0.1
+	done
+}
+
+# Prints how many milliseconds the processes that consume have had the processor: the extension's, and sessions
+# that call themselves consumer.
+peer_consumer_cpu() {
+	local pid
+
+	for pid in $(run_psql -Atc "SELECT pid FROM pg_stat_activity
+		WHERE application_name = 'consumer' OR backend_type = 'cqrs_views worker' AND datname = '$database'"); do
+		process_cpu "$pid" 2>/dev/null || true
+	done | awk '{ sum += $1 } END { printf "%.0f\n", sum }'
+}

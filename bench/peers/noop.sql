@@ -1,0 +1,4 @@
+-- A row trigger that does nothing: what any trigger costs.
+CREATE FUNCTION bench.do_nothing() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+CREATE TRIGGER do_nothing AFTER INSERT ON bench.plain_outbox
+    FOR EACH ROW EXECUTE FUNCTION bench.do_nothing();
