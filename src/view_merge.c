@@ -16,6 +16,8 @@
 
 #include "view_merge.h"
 
+static void sql_match(CqrsViewSql *sql, const char *left, bool left_is_read,
+					  const char *right, bool has_null);
 static void sql_merge(CqrsViewSql *sql, int number, bool special);
 static void sql_merge_position(CqrsViewSql *sql, int number, const char *old,
 							   const char *new, bool special);
@@ -69,39 +71,81 @@ cqrs_view_merge_columns(CqrsViewSql *sql, bool special)
 /*
  * Is a row of a table that of a group? left is an alias, of the read table or of
  * the state table; right is "t", the read table, or "d.v", the batch.
+ *
+ * No condition on several columns of which one may be NULL is served by the whole
+ * index, so then the row is looked up, by its place: once for a group without a
+ * NULL, and only for one with a NULL once more.
  */
 void
-cqrs_view_merge_match(CqrsViewSql *sql, const char *left, bool left_is_read, const char *right)
+cqrs_view_merge_match(CqrsViewSql *sql, const char *left, bool left_is_read,
+					  const char *right)
+{
+	const char *table;
+
+	if (!sql->view->nullable_key)
+	{
+		sql_match(sql, left, left_is_read, right, false);
+		return;
+	}
+	table = cqrs_view_merge_relation(left_is_read ? sql->tables->read_table :
+									 sql->tables->state_table);
+	appendStringInfo(&sql->text, "%s.ctid " CQRS_VIEW_EQUAL " COALESCE((SELECT x.ctid FROM %s AS x WHERE ",
+					 left, table);
+	sql_match(sql, "x", left_is_read, right, false);
+	appendStringInfo(&sql->text, "), (SELECT x.ctid FROM %s AS x WHERE ", table);
+	sql_match(sql, "x", left_is_read, right, true);
+	appendStringInfoString(&sql->text, "))");
+}
+
+/*
+ * The same as a condition on the key's columns: with equality alone, or for a
+ * group that has a NULL in its key.
+ */
+static void
+sql_match(CqrsViewSql *sql, const char *left, bool left_is_read, const char *right,
+		  bool has_null)
 {
 	const CqrsView *view = sql->view;
 	StringInfo	text = &sql->text;
+	StringInfoData nulls;
+	int			nnullable = 0;
 	int			key = 0;
 
+	initStringInfo(&nulls);
+	for (int i = 0; i < view->ncolumns; i++)
+		nnullable += view->columns[i].role == CQRS_VIEW_KEY && view->columns[i].nullable;
 	for (int i = 0; i < view->ncolumns; i++)
 	{
 		const CqrsViewColumn *column = &view->columns[i];
+		const char *read_name;
 		char	   *mine;
 		char	   *other;
+		char	   *equal;
 
 		if (column->role != CQRS_VIEW_KEY)
 			continue;
 		key++;
-		mine = psprintf("%s.%s", left, quote_identifier(left_is_read ?
-														cqrs_view_merge_column(sql->tables->read_table, i + 1) :
-														cqrs_view_merge_column(sql->tables->state_table, key)));
-		other = strcmp(right, "t") == 0 ?
-			psprintf("t.%s", quote_identifier(cqrs_view_merge_column(sql->tables->read_table, i + 1))) :
+		read_name = quote_identifier(cqrs_view_merge_column(sql->tables->read_table, i + 1));
+		mine = psprintf("%s.%s", left, left_is_read ? read_name :
+						quote_identifier(cqrs_view_merge_column(sql->tables->state_table, key)));
+		other = strcmp(right, "t") == 0 ? psprintf("t.%s", read_name) :
 			psprintf("%s%d", right, i + 1);
-		appendStringInfo(text, "%s(%s %s %s", key > 1 ? " AND " : "", mine,
-						 equality(column->type), other);
-
-		/* not IS NOT DISTINCT FROM, which no index serves */
+		equal = psprintf("%s %s %s", mine, equality(column->type), other);
+		appendStringInfoString(text, key > 1 ? " AND " : "");
+		if (!has_null || !column->nullable)
+			appendStringInfoString(text, equal);
+		else if (nnullable == 1)
+			appendStringInfo(text, "%s " CQRS_VIEW_IS_NULL, mine);
+		else
+			appendStringInfo(text, "(%s OR (%s " CQRS_VIEW_IS_NULL " AND %s " CQRS_VIEW_IS_NULL "))",
+							 equal, mine, other);
 		if (column->nullable)
-			appendStringInfo(text, " OR (%s " CQRS_VIEW_IS_NULL " AND %s " CQRS_VIEW_IS_NULL ")", mine, other);
-		appendStringInfoChar(text, ')');
+			appendStringInfo(&nulls, "%s%s " CQRS_VIEW_IS_NULL, nulls.len > 0 ? " OR " : "", other);
 	}
 	if (key == 0)
 		appendStringInfoString(text, "true");
+	if (has_null)
+		appendStringInfo(text, " AND (%s)", nulls.data);
 }
 
 /*

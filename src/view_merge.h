@@ -14,6 +14,7 @@
 /* operators, whatever the search_path */
 #define CQRS_VIEW_PLUS "OPERATOR(pg_catalog.+)"
 #define CQRS_VIEW_LESS "OPERATOR(pg_catalog.<)"
+#define CQRS_VIEW_EQUAL "OPERATOR(pg_catalog.=)"
 #define CQRS_VIEW_MORE "OPERATOR(pg_catalog.>)"
 
 /* of any value, also a row, whose IS NULL would be about its fields; indexes serve it */
