@@ -2,7 +2,8 @@
  * reducer.c
  *		A function f(T, cqrs.event) RETURNS T: what it must be like, and calling
  *		it.
- * * A state is a composite value of type T, or 0 for the NULL that stands for no
+ *
+ * A state is a composite value of type T, or 0 for the NULL that stands for no
  * row. It is flat, without toast pointers; or it is an expanded record, which is
  * what PL/pgSQL returns. That one is given to the next call for good: PL/pgSQL
  * goes on in it, and neither a large document nor a column that the event leaves
