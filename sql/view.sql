@@ -54,6 +54,18 @@ SELECT publish('o2', 'ItemAdded', '{"price": 4}');
 CALL cqrs.catch_up();
 TABLE open_orders;
 
+-- its schema may be renamed
+CREATE SCHEMA sales;
+ALTER TABLE order_summary SET SCHEMA sales;
+SELECT publish('o4', 'ItemAdded', '{"price": 1}');
+CALL cqrs.catch_up();
+ALTER SCHEMA sales RENAME TO selling;
+SELECT publish('o4', 'ItemAdded', '{"price": 2}');
+CALL cqrs.catch_up();
+SELECT * FROM selling.order_summary WHERE order_id = 'o4';
+ALTER TABLE selling.order_summary SET SCHEMA public;
+DROP SCHEMA selling;
+
 -- renamed columns are followed, further ones left alone, a dropped or changed one is not
 ALTER TABLE order_summary RENAME total TO "Total $";
 ALTER TABLE order_summary ADD note text DEFAULT 'none', ADD twice numeric GENERATED ALWAYS AS ("Total $" * 2) STORED;

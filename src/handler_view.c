@@ -5,9 +5,9 @@
  *
  * What a view's query says is parsed once in a process, and its statements are
  * planned once for each order of magnitude of batches. They are made anew when
- * the query's projection, or the definition of one of its tables, has changed;
- * the owners of functions that the query calls are looked at again when any
- * function or role has changed.
+ * the query's projection, the definition of one of its tables, or a schema's name
+ * has changed; the owners of functions that the query calls are looked at again
+ * when any function or role has changed.
  */
 #include "postgres.h"
 
@@ -20,6 +20,7 @@
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/syscache.h"
 #include "utils/typcache.h"
 
 #include "handler_view.h"
@@ -72,6 +73,7 @@ static void view_check_types(const CqrsView *view, Oid read_table);
 static void view_make_queries(Maintained *maintained, CqrsQuery *queries, bool tell);
 static bool view_collect_key(TupleTableSlot *slot, void *arg);
 static void view_relcache_callback(Datum arg, Oid relid);
+static void view_syscache_callback(Datum arg, int cacheid, uint32 hashvalue);
 
 const CqrsHandlerKind cqrs_handler_view_kind = {
 	.name = "view",
@@ -91,6 +93,7 @@ cqrs_handler_view_init(void)
 
 	views = hash_create("cqrs_views views", 16, &info, HASH_ELEM | HASH_BLOBS);
 	CacheRegisterRelcacheCallback(view_relcache_callback, (Datum) 0);
+	CacheRegisterSyscacheCallback(NAMESPACEOID, view_syscache_callback, (Datum) 0);
 }
 
 static void
@@ -396,4 +399,11 @@ view_relcache_callback(Datum arg, Oid relid)
 		if (!OidIsValid(relid) || maintained->tables.read_table == relid ||
 			maintained->tables.state_table == relid)
 			maintained->valid = false;
+}
+
+/* A schema may have another name: statements name that, too. */
+static void
+view_syscache_callback(Datum arg, int cacheid, uint32 hashvalue)
+{
+	view_relcache_callback(arg, InvalidOid);
 }
