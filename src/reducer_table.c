@@ -26,6 +26,8 @@
 
 static HTAB *tables = NULL;
 
+static void tables_sweep(void);
+static void table_forget(CqrsReducerTable *table);
 static void table_relcache_callback(Datum arg, Oid relid);
 static void table_syscache_callback(Datum arg, int cacheid, uint32 hashvalue);
 static void table_describe(CqrsReducerTable *table, Relation rel);
@@ -62,10 +64,40 @@ cqrs_reducer_table_get(Relation rel)
 		memset(table, 0, sizeof(CqrsReducerTable));
 		table->relid = relid;
 		table->stale = true;
+		tables_sweep();
 	}
 	if (table->stale)
 		table_describe(table, rel);
 	return table;
+}
+
+/* Forget the tables that are gone. */
+static void
+tables_sweep(void)
+{
+	HASH_SEQ_STATUS status;
+	CqrsReducerTable *table;
+
+	hash_seq_init(&status, tables);
+	while ((table = hash_seq_search(&status)) != NULL)
+		if (!SearchSysCacheExists1(RELOID, ObjectIdGetDatum(table->relid)))
+		{
+			table_forget(table);
+			hash_search(tables, &table->relid, HASH_REMOVE, NULL);
+		}
+}
+
+static void
+table_forget(CqrsReducerTable *table)
+{
+	if (table->context == NULL)
+		return;
+	cqrs_query_forget(&table->fetch_one);
+	cqrs_query_forget(&table->fetch);
+	cqrs_query_forget(&table->write);
+	cqrs_query_forget(&table->remove);
+	MemoryContextDelete(table->context);
+	table->context = NULL;
 }
 
 static void
@@ -102,14 +134,7 @@ table_describe(CqrsReducerTable *table, Relation rel)
 	const char *name;
 	const char *key;
 
-	if (table->context != NULL)
-	{
-		cqrs_query_forget(&table->fetch_one);
-		cqrs_query_forget(&table->fetch);
-		cqrs_query_forget(&table->write);
-		cqrs_query_forget(&table->remove);
-		MemoryContextDelete(table->context);
-	}
+	table_forget(table);
 	table->context = AllocSetContextCreate(TopMemoryContext, "cqrs_views reducer table",
 										   ALLOCSET_SMALL_SIZES);
 	old = MemoryContextSwitchTo(table->context);
