@@ -6,7 +6,7 @@
  * Contention
  * ----------
  * Publishers of one key exclude each other from here to the end of their
- * transactions, by a heavyweight lock for each projection and key. The handler
+ * transactions, by a lock for each projection and key (lock.c). The handler
  * runs after the lock is had, so under read committed its statements see what
  * the publisher before did, and a handler may as well read, compute and write
  * as upsert. One statement takes its locks in one global order: projection by
@@ -30,10 +30,6 @@
  * would know. So if events of the same keys have been applied since, the publisher
  * gets a serialization failure, to be retried. Under serializable the server sees
  * to that, among serializable transactions, as for any SQL.
- *
- * Locks are finite. A transaction that would take many of them for a projection
- * takes the projection's gate in EXCLUSIVE mode instead of ROW EXCLUSIVE, which
- * all the others hold together with their keys.
  */
 #include "postgres.h"
 
@@ -42,7 +38,6 @@
 #include "common/hashfn.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
-#include "storage/lock.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/snapmgr.h"
@@ -50,21 +45,14 @@
 
 #include "apply.h"
 #include "checkpoint.h"
-#include "compat.h"
 #include "inline_trigger.h"
+#include "lock.h"
 #include "notify.h"
 #include "outbox.h"
 #include "outbox_read.h"
 #include "park.h"
 #include "projection.h"
 #include "query.h"
-
-/* the object sub-ids of our locks; 0 is the checkpoint's */
-#define LOCK_KEY 1
-#define LOCK_GATE 2
-
-/* key locks of one transaction; beyond that it takes the gate */
-#define MAX_KEY_LOCKS 128
 
 /* events of a statement that are in memory at once */
 #define MAX_CHUNK_EVENTS 10000
@@ -235,17 +223,6 @@ inline_apply_nested(List *projections, int64 last)
 	}
 }
 
-/* Exclude all publishers for a projection until the end of the transaction. */
-void
-cqrs_inline_trigger_lock_all(CqrsProjection *projection)
-{
-	LOCKTAG		gate;
-
-	SET_LOCKTAG_OBJECT(gate, MyDatabaseId, cqrs_query_relation("registry", false),
-					   projection->id, LOCK_GATE);
-	(void) LockAcquire(&gate, ExclusiveLock, false, false);
-}
-
 /* Those that publishers apply, by id. */
 static List *
 inline_projections(void)
@@ -294,35 +271,13 @@ inline_apply_chunk(CqrsProjection *projection, CqrsBatch *batch, bool only_chunk
 static void
 inline_lock(CqrsProjection *projection, const CqrsApplied *applied, bool many)
 {
-	static FullTransactionId counted_xid;
-	static int	counted = 0;
-	Oid			registry = cqrs_query_relation("registry", false);
-	FullTransactionId xid = GetTopFullTransactionId();
 	uint32	   *hashes;
 	int			nhashes;
-	LOCKTAG		gate;
 
-	SET_LOCKTAG_OBJECT(gate, MyDatabaseId, registry, projection->id, LOCK_GATE);
-	if (cqrs_compat_lock_held(&gate, ExclusiveLock))
+	if (cqrs_lock_gate_held(projection->id))
 		return;
-
-	if (!FullTransactionIdEquals(counted_xid, xid))
-	{
-		counted_xid = xid;
-		counted = 0;
-	}
-
 	nhashes = hash_keys(projection, applied, &hashes);
-	many |= counted + nhashes > MAX_KEY_LOCKS;
-	(void) LockAcquire(&gate, many ? ExclusiveLock : RowExclusiveLock, false, false);
-	for (int i = 0; i < nhashes && !many; i++)
-	{
-		LOCKTAG		tag;
-
-		SET_LOCKTAG_OBJECT(tag, MyDatabaseId, registry, hashes[i], LOCK_KEY);
-		(void) LockAcquire(&tag, ExclusiveLock, false, false);
-		counted++;
-	}
+	cqrs_lock_keys(projection->id, hashes, nhashes, many);
 	pfree(hashes);
 }
 

@@ -7,10 +7,6 @@
 
 #include "fmgr.h"
 
-#include "projection.h"
-
-extern void cqrs_inline_trigger_lock_all(CqrsProjection *projection);
-
 extern PGDLLEXPORT Datum cqrs_inline_trigger_apply(PG_FUNCTION_ARGS);
 
 #endif							/* CQRS_INLINE_TRIGGER_H */

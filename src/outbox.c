@@ -31,14 +31,19 @@
 #include "utils/xid8.h"
 
 #include "compat.h"
+#include "lock.h"
 #include "outbox.h"
 #include "query.h"
 
 #define INLINE_TRIGGER "cqrs_inline"
 
-/* how long publishers may have to queue behind us for the lock; ms, as text */
-#define PUBLISHER_LOCK_TIMEOUT "100"
-#define PUBLISHER_DEADLOCK_TIMEOUT "20"
+/* what cqrs_outbox_lock_publishers locks */
+typedef struct PublisherLocks
+{
+	Oid			outbox;
+	const Oid  *relids;
+	int			nrelids;
+} PublisherLocks;
 
 /* has the current transaction published, or changed what workers do? */
 static bool wake_at_commit = false;
@@ -50,6 +55,7 @@ static void (*waker) (void) = NULL;
 static void outbox_xact_callback(XactEvent event, void *arg);
 static void outbox_release_callback(ResourceReleasePhase phase, bool isCommit,
 									bool isTopLevel, void *arg);
+static void outbox_lock(void *arg);
 static Oid	outbox_inline_trigger(Oid relid);
 static void outbox_check_sequence(void);
 static bool outbox_keep_position(TupleTableSlot *slot, void *arg);
@@ -250,47 +256,24 @@ cqrs_outbox_check_rights(Oid roleid, bool inline_mode)
 bool
 cqrs_outbox_lock_publishers(const Oid *relids, int nrelids)
 {
-	Oid			relid = cqrs_query_relation("outbox", false);
-	MemoryContext context = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	volatile bool locked = false;
+	PublisherLocks locks = {
+		.outbox = cqrs_query_relation("outbox", false),.relids = relids,.nrelids = nrelids
+	};
 
-	BeginInternalSubTransaction(NULL);
-	PG_TRY();
-	{
-		int			nest_level = NewGUCNestLevel();
+	return cqrs_lock_briefly(outbox_lock, &locks);
+}
 
-		/* an autovacuum gives way, but only to a deadlock check */
-		(void) set_config_option("deadlock_timeout", PUBLISHER_DEADLOCK_TIMEOUT, PGC_SUSET,
-								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-		(void) set_config_option("lock_timeout", PUBLISHER_LOCK_TIMEOUT, PGC_USERSET,
-								 PGC_S_SESSION, GUC_ACTION_SAVE, true, 0, false);
-		LockRelationOid(relid, ShareRowExclusiveLock);
-		AtEOXact_GUC(true, nest_level);
-		for (int i = 0; i < nrelids; i++)
-			if (!ConditionalLockRelationOid(relids[i], AccessExclusiveLock))
-				ereport(ERROR,
-						(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
-						 errmsg("could not lock a read table")));
-		ReleaseCurrentSubTransaction();
-		locked = true;
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
+static void
+outbox_lock(void *arg)
+{
+	const PublisherLocks *locks = (const PublisherLocks *) arg;
 
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		if (error->sqlerrcode != ERRCODE_LOCK_NOT_AVAILABLE)
-			ReThrowError(error);
-		FreeErrorData(error);
-	}
-	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	return locked;
+	LockRelationOid(locks->outbox, ShareRowExclusiveLock);
+	for (int i = 0; i < locks->nrelids; i++)
+		if (!ConditionalLockRelationOid(locks->relids[i], AccessExclusiveLock))
+			ereport(ERROR,
+					(errcode(ERRCODE_LOCK_NOT_AVAILABLE),
+					 errmsg("could not lock a read table")));
 }
 
 /*

@@ -10,7 +10,7 @@
 
 #include "checkpoint.h"
 #include "dead_letter.h"
-#include "inline_trigger.h"
+#include "lock.h"
 #include "mode.h"
 #include "outbox.h"
 #include "park.h"
@@ -41,7 +41,7 @@ cqrs_sql_retry_dead_letters(PG_FUNCTION_ARGS)
 
 	cqrs_mode_require_clean_transaction("retry dead letters");
 	if (cqrs_projection_is_inline(projection))
-		cqrs_inline_trigger_lock_all(projection);
+		cqrs_lock_gate(projection->id);
 	keys = PG_ARGISNULL(1) ? cqrs_dead_letter_keys(projection->id, 0) :
 		list_make1(PG_GETARG_TEXT_PP(1));
 	PushActiveSnapshot(GetLatestSnapshot());
@@ -79,7 +79,7 @@ cqrs_sql_discard_dead_letters(PG_FUNCTION_ARGS)
 	int64		discarded;
 
 	if (cqrs_projection_is_inline(projection))
-		cqrs_inline_trigger_lock_all(projection);
+		cqrs_lock_gate(projection->id);
 	discarded = cqrs_dead_letter_discard(projection->id,
 										 PG_ARGISNULL(1) ? NULL : PG_GETARG_TEXT_PP(1),
 										 PG_ARGISNULL(2) ? PG_INT64_MAX : PG_GETARG_INT64(2));
