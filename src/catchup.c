@@ -27,6 +27,7 @@
 #include "guc.h"
 #include "handler.h"
 #include "horizon.h"
+#include "lock.h"
 #include "notify.h"
 #include "outbox_read.h"
 #include "park.h"
@@ -68,8 +69,9 @@ static bool catchup_read(CqrsBatch *batch, CqrsCheckpoint *next, const Pass *pas
 static void catchup_member(CqrsMember *member, CqrsProjection *projection,
 						   CqrsCheckpoint *checkpoint, const CqrsCheckpoint *next,
 						   CqrsBatch *batch, CqrsErrorPolicy policy);
-static void catchup_retry(CqrsMember *member, CqrsProjection *projection,
-						  CqrsCheckpoint *checkpoint, CqrsErrorPolicy policy);
+static TimestampTz catchup_retry(CqrsMember *member, CqrsProjection *projection,
+								 CqrsCheckpoint *checkpoint, CqrsErrorPolicy policy);
+static CqrsPatience catchup_patience(CqrsErrorPolicy policy);
 static void catchup_failed(CqrsMember *member, CqrsProjection *projection,
 						   CqrsErrorPolicy policy);
 static void catchup_unusable(CqrsMember *member, const CqrsCheckpoint *checkpoint,
@@ -230,9 +232,11 @@ catchup_batch(PassGroup *group, CqrsBatch *batch, const Pass *pass, bool small_o
 	for (int i = 0; i < group->nmembers; i++)
 	{
 		CqrsMember *member = group->members[i];
+		TimestampTz not_before;
 
 		member->nevents = batch->nevents;
-		catchup_retry(member, group->projections[i], group->checkpoints[i], pass->policy);
+		not_before = catchup_retry(member, group->projections[i], group->checkpoints[i],
+								   pass->policy);
 		if (member->error != NULL)
 			continue;
 
@@ -250,11 +254,13 @@ catchup_batch(PassGroup *group, CqrsBatch *batch, const Pass *pass, bool small_o
 			batch->settled = checkpoint->settled;
 			catchup_member(member, group->projections[i], checkpoint, &next, batch,
 						   pass->policy);
-			if (member->error == NULL)
-				member->next_retry_at =
-					cqrs_projection_get(member->projection)->parked_retry_at;
+			if (member->error != NULL)
+				continue;
 		}
-		if (!member->more && member->error == NULL)
+		member->next_retry_at = cqrs_projection_get(member->projection)->parked_retry_at;
+		if (member->next_retry_at != 0)
+			member->next_retry_at = Max(member->next_retry_at, not_before);
+		if (!member->more)
 			catchup_arrived(member, group->projections[i]);
 	}
 	return moved || postponed;
@@ -330,33 +336,40 @@ catchup_read(CqrsBatch *batch, CqrsCheckpoint *next, const Pass *pass, CqrsReadL
 
 /*
  * Try again what was put aside, where its time has come, before anything that
- * comes after it.
+ * comes after it. Publishers of an inline projection must be out of the way: what
+ * one has put behind can't be seen before it commits, and would be left there.
+ * Where they can't be locked out, there is another time: returns that, or 0.
  */
-static void
+static TimestampTz
 catchup_retry(CqrsMember *member, CqrsProjection *projection, CqrsCheckpoint *checkpoint,
 			  CqrsErrorPolicy policy)
 {
 	int64		applied;
 
-	if (projection->parked_retry_at == 0)
-		return;
-	if (projection->parked_retry_at > GetCurrentTimestamp() || policy == CQRS_ERROR_THROW)
-	{
-		member->next_retry_at = projection->parked_retry_at;
-		return;
-	}
-	applied = cqrs_park_retry_due(projection, policy == CQRS_ERROR_RETRY ?
-								  CQRS_PATIENCE_WORKER : CQRS_PATIENCE_NONE, &member->error);
+	if (projection->parked_retry_at == 0 || policy == CQRS_ERROR_THROW ||
+		projection->parked_retry_at > GetCurrentTimestamp())
+		return 0;
+	if (cqrs_projection_is_inline(projection) && !cqrs_lock_gate_briefly(projection->id))
+		return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), cqrs_guc_retry_delay);
+
+	applied = cqrs_park_retry_due(projection, catchup_patience(policy), &member->error);
 	if (member->error != NULL)
 	{
 		member->more = false;
 		catchup_failed(member, projection, policy);
-		return;
+		return 0;
 	}
 	cqrs_park_note(projection, NULL);
 	if (applied > 0)
 		cqrs_checkpoint_advance(checkpoint, applied);
-	member->next_retry_at = cqrs_projection_get(projection->id)->parked_retry_at;
+	return 0;
+}
+
+/* Who tries again what fails? */
+static CqrsPatience
+catchup_patience(CqrsErrorPolicy policy)
+{
+	return policy == CQRS_ERROR_RETRY ? CQRS_PATIENCE_WORKER : CQRS_PATIENCE_NONE;
 }
 
 /* Apply a batch to one projection, and move its checkpoint to next. */
@@ -377,8 +390,7 @@ catchup_member(CqrsMember *member, CqrsProjection *projection, CqrsCheckpoint *c
 		member->error = cqrs_apply_contained(projection, batch, &applied, call_handler);
 	if (member->error != NULL && call_handler && cqrs_park_may(projection, member->error))
 		member->error = cqrs_park_isolate(projection, batch, &applied,
-										  policy == CQRS_ERROR_RETRY ? CQRS_PATIENCE_WORKER :
-										  CQRS_PATIENCE_NONE);
+										  catchup_patience(policy));
 	member->duration = TimestampDifferenceMilliseconds(started, GetCurrentTimestamp());
 
 	/*
