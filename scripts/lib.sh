@@ -60,7 +60,8 @@ die() {
 # ---------------------------------------------------------------------------------------------------------
 
 # Installs the Debian packages that the named purposes lack: server (PostgreSQL and its development files),
-# build (make and a C compiler), tap (tests in Perl). Says what it installs; silent when nothing is missing.
+# build (make and a C compiler), tap (tests in Perl), callgrind (counting instructions). Says what it installs;
+# silent when nothing is missing.
 need_packages() {
 	local missing as_root=()
 
@@ -108,6 +109,7 @@ missing_packages() {
 				command -v prove >/dev/null || echo perl
 				perl -MIPC::Run -e 1 2>/dev/null || echo libipc-run-perl
 				;;
+			callgrind) command -v valgrind >/dev/null || echo valgrind ;;
 		esac
 	done
 }
