@@ -107,6 +107,19 @@ SELECT cqrs.resume_projection('bad');
 CALL cqrs.catch_up('bad');
 SELECT array_agg(id ORDER BY id) FROM bad;
 
+-- dead letters: not in a transaction that may not see what was put aside meanwhile
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT cqrs.retry_dead_letters('bad');
+ROLLBACK;
+BEGIN ISOLATION LEVEL REPEATABLE READ;
+SELECT cqrs.discard_dead_letters('bad', 'o9');
+ROLLBACK;
+BEGIN;
+SELECT cqrs.publish('Order', 'o9', 'Good') > 0 AS published;
+SELECT cqrs.discard_dead_letters('bad', 'o9');
+SELECT cqrs.retry_dead_letters('bad');
+ROLLBACK;
+
 DROP VIEW shown;
 DROP PROCEDURE let_it_stop;
 SELECT cqrs.drop_projection(name, true) FROM cqrs.projection;

@@ -121,18 +121,27 @@ cqrs_mode_forget_inline(int32 id)
 }
 
 /*
- * Throw unless a switch can take place in the current transaction. Events that
- * it published itself would be neither before nor after the switch; a snapshot
- * of repeatable read is older than the lock.
+ * Throw where the transaction's snapshot may be older than a lock that it is
+ * about to take: what others did before they let go of it would not be seen.
  */
 void
-cqrs_mode_require_clean_transaction(const char *what)
+cqrs_mode_require_read_committed(const char *what)
 {
 	if (XactIsoLevel != XACT_READ_COMMITTED)
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
 				 errmsg("cannot %s in a transaction that is not read committed", what),
 				 errhint("BEGIN ISOLATION LEVEL READ COMMITTED;")));
+}
+
+/*
+ * Throw unless a switch can take place in the current transaction. Events that
+ * it published itself would be neither before nor after the switch.
+ */
+void
+cqrs_mode_require_clean_transaction(const char *what)
+{
+	cqrs_mode_require_read_committed(what);
 	if (cqrs_outbox_published_here())
 		ereport(ERROR,
 				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),

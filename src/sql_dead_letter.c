@@ -53,13 +53,9 @@ cqrs_sql_retry_dead_letters(PG_FUNCTION_ARGS)
 		if (error != NULL)
 			ReThrowError(error);
 	}
-	PopActiveSnapshot();
 	if (total > 0)
-	{
-		PushActiveSnapshot(GetLatestSnapshot());
 		cqrs_checkpoint_advance(cqrs_checkpoint_read(projection->id), total);
-		PopActiveSnapshot();
-	}
+	PopActiveSnapshot();
 	note_and_wake(projection);
 	PG_RETURN_INT64(total);
 }
@@ -78,6 +74,7 @@ cqrs_sql_discard_dead_letters(PG_FUNCTION_ARGS)
 	CqrsProjection *projection = cqrs_sql_arg_projection(fcinfo);
 	int64		discarded;
 
+	cqrs_mode_require_read_committed("discard dead letters");
 	if (cqrs_projection_is_inline(projection))
 		cqrs_lock_gate(projection->id);
 	discarded = cqrs_dead_letter_discard(projection->id,
