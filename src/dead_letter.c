@@ -45,7 +45,10 @@ static bool read_key(TupleTableSlot *slot, void *arg);
 static bool read_queue(TupleTableSlot *slot, void *arg);
 static bool read_summary(TupleTableSlot *slot, void *arg);
 
-/* Put an event aside. One that is there already gets the newer reason. */
+/*
+ * Put an event aside. One that is there already gets the newer reason, and keeps
+ * its key.
+ */
 void
 cqrs_dead_letter_park(int32 projection, const CqrsDeadLetter *letter)
 {
@@ -160,34 +163,6 @@ cqrs_dead_letter_remove(int32 projection, const int64 *positions, int npositions
 	args[1] = PointerGetDatum(construct_array(elements, npositions, INT8OID, sizeof(int64),
 											  FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 	cqrs_query_run(&query, args, NULL, NULL, NULL);
-}
-
-/* An event was tried again, and failed. */
-void
-cqrs_dead_letter_failed(int32 projection, int64 position, const ErrorData *error,
-						int attempts, TimestampTz next_retry_at)
-{
-	static CqrsQuery query = {
-		.sql = "UPDATE cqrs.parked SET reason = 'failed', sqlstate = $3, message = $4,"
-		" context = $5, attempts = $6, next_retry_at = $7"
-		" WHERE projection = $1 AND position = $2",
-		.nargs = 7,
-		.argtypes = {INT4OID, INT8OID, TEXTOID, TEXTOID, TEXTOID, INT4OID, TIMESTAMPTZOID}
-	};
-	char		nulls[7] = {' ', ' ', ' ', ' ', ' ', ' ', ' '};
-	Datum		args[7] = {Int32GetDatum(projection), Int64GetDatum(position)};
-
-	args[2] = CStringGetTextDatum(unpack_sql_state(error->sqlerrcode));
-	args[3] = CStringGetTextDatum(error->message ? error->message : "missing error text");
-	if (error->context != NULL)
-		args[4] = CStringGetTextDatum(error->context);
-	else
-		nulls[4] = 'n';
-	args[5] = Int32GetDatum(attempts);
-	args[6] = TimestampTzGetDatum(next_retry_at);
-	if (next_retry_at == 0)
-		nulls[6] = 'n';
-	cqrs_query_run(&query, args, nulls, NULL, NULL);
 }
 
 /* Forget a key's events up to a position. Returns how many there were. */

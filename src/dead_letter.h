@@ -12,7 +12,7 @@
 typedef struct CqrsDeadLetter
 {
 	int64		position;
-	text	   *key;			/* NULL is a key like any other */
+	const text *key;			/* NULL is a key like any other */
 	bool		blocks;			/* later events of the key have to wait for it */
 	const ErrorData *error;		/* NULL = it is behind another one */
 	int			attempts;		/* that failed so far */
@@ -34,8 +34,6 @@ extern List *cqrs_dead_letter_keys(int32 projection, TimestampTz due);
 extern int	cqrs_dead_letter_queue(int32 projection, const text *key, int limit,
 								   int64 *positions, int *attempts);
 extern void cqrs_dead_letter_remove(int32 projection, const int64 *positions, int npositions);
-extern void cqrs_dead_letter_failed(int32 projection, int64 position, const ErrorData *error,
-									int attempts, TimestampTz next_retry_at);
 extern int64 cqrs_dead_letter_discard(int32 projection, const text *key, int64 up_to);
 extern void cqrs_dead_letter_forget(int32 projection);
 extern CqrsParked cqrs_dead_letter_summary(int32 projection);

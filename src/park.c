@@ -68,7 +68,6 @@ typedef struct Parking
 static Parking *parking_begin(CqrsProjection *projection, CqrsBatch *batch,
 							  const CqrsApplied *applied, CqrsPatience patience);
 static void parking_compute_keys(Parking *parking, CqrsEvent **events, int nevents);
-static ErrorData *parking_try_keys(Parking *parking, CqrsApplied *applied);
 static void parking_apply(Parking *parking, int first, int nevents);
 static ErrorData *parking_try(Parking *parking, CqrsEvent **events, text **keys, int nevents);
 static void parking_park(Parking *parking, const CqrsEvent *event, text *key,
@@ -78,8 +77,10 @@ static int	parking_hold_back(Parking *parking, int first, int nevents);
 static BlockedKeys *blocked_entry(HTAB *blocked, const text *key, HASHACTION action);
 static bool blocked_has(HTAB *blocked, const text *key);
 static void blocked_add(HTAB *blocked, text *key);
-static int64 retry_one_by_one(CqrsProjection *projection, CqrsBatch *batch, const int *attempts,
-							  CqrsPatience patience, ErrorData **error);
+static int64 retry_one_by_one(CqrsProjection *projection, const text *key, CqrsBatch *batch,
+							  const int *attempts, CqrsPatience patience, ErrorData **error);
+static void retry_failed(const CqrsProjection *projection, CqrsDeadLetter *letter,
+						 CqrsPatience patience);
 static ErrorData *retry_apply(CqrsProjection *projection, CqrsBatch *batch, int first,
 							  int nevents);
 
@@ -225,7 +226,7 @@ parking_compute_keys(Parking *parking, CqrsEvent **events, int nevents)
 
 	if (nevents == 0 || parking->error != NULL)
 		return;
-	error = parking_try_keys(parking, &part);
+	error = cqrs_apply_contained_keys(parking->projection, parking->batch, &part);
 	if (error == NULL)
 	{
 		for (int i = 0; i < part.nevents; i++)
@@ -243,12 +244,6 @@ parking_compute_keys(Parking *parking, CqrsEvent **events, int nevents)
 		parking_compute_keys(parking, events, nevents / 2);
 		parking_compute_keys(parking, events + nevents / 2, nevents - nevents / 2);
 	}
-}
-
-static ErrorData *
-parking_try_keys(Parking *parking, CqrsApplied *applied)
-{
-	return cqrs_apply_contained_keys(parking->projection, parking->batch, applied);
 }
 
 /* Apply part of the events, and put aside what fails. */
@@ -446,7 +441,7 @@ cqrs_park_retry(CqrsProjection *projection, const text *key, CqrsPatience patien
 			applied = length;
 		}
 		else
-			applied = retry_one_by_one(projection, batch, attempts, patience, error);
+			applied = retry_one_by_one(projection, key, batch, attempts, patience, error);
 		total += applied;
 		cqrs_event_batch_free(batch);
 	} while (length == QUEUE_CHUNK && applied == length && *error == NULL);
@@ -471,8 +466,8 @@ cqrs_park_retry_due(CqrsProjection *projection, CqrsPatience patience, ErrorData
 }
 
 static int64
-retry_one_by_one(CqrsProjection *projection, CqrsBatch *batch, const int *attempts,
-				 CqrsPatience patience, ErrorData **error)
+retry_one_by_one(CqrsProjection *projection, const text *key, CqrsBatch *batch,
+				 const int *attempts, CqrsPatience patience, ErrorData **error)
 {
 	int			applied = 0;
 
@@ -480,7 +475,6 @@ retry_one_by_one(CqrsProjection *projection, CqrsBatch *batch, const int *attemp
 	{
 		int64		position = batch->events[applied].position;
 		ErrorData  *failure = retry_apply(projection, batch, applied, 1);
-		int			tries = attempts[applied] + 1;
 
 		if (failure != NULL && !cqrs_park_may(projection, failure))
 		{
@@ -489,23 +483,38 @@ retry_one_by_one(CqrsProjection *projection, CqrsBatch *batch, const int *attemp
 		}
 		if (failure != NULL)
 		{
-			bool		again = patience == CQRS_PATIENCE_WORKER && tries <= cqrs_guc_max_retries;
+			CqrsDeadLetter letter = {
+				.position = position,.key = key,.blocks = true,.error = failure,
+				.attempts = attempts[applied] + 1
+			};
 
-			cqrs_dead_letter_failed(projection->id, position, failure, tries,
-									again ? cqrs_park_next_retry(tries) : 0);
-			if (!again && patience == CQRS_PATIENCE_WORKER)
-				ereport(LOG,
-						(errmsg("projection \"%s\" gives up the event at position " INT64_FORMAT " after %d attempts: %s",
-								NameStr(projection->name), position, tries, failure->message),
-						 errhint("Mend the cause, then run: SELECT cqrs.retry_dead_letters(%s);",
-								 quote_literal_cstr(NameStr(projection->name))),
-						 errhidestmt(true)));
+			retry_failed(projection, &letter, patience);
 			break;
 		}
 		cqrs_dead_letter_remove(projection->id, &position, 1);
 		applied++;
 	}
 	return applied;
+}
+
+/* An event has failed again: note that, and whether there is another time. */
+static void
+retry_failed(const CqrsProjection *projection, CqrsDeadLetter *letter, CqrsPatience patience)
+{
+	bool		again = patience == CQRS_PATIENCE_WORKER &&
+		letter->attempts <= cqrs_guc_max_retries;
+
+	if (again)
+		letter->next_retry_at = cqrs_park_next_retry(letter->attempts);
+	cqrs_dead_letter_park(projection->id, letter);
+	if (!again && patience == CQRS_PATIENCE_WORKER)
+		ereport(LOG,
+				(errmsg("projection \"%s\" gives up the event at position " INT64_FORMAT " after %d attempts: %s",
+						NameStr(projection->name), letter->position, letter->attempts,
+						letter->error->message),
+				 errhint("Mend the cause, then run: SELECT cqrs.retry_dead_letters(%s);",
+						 quote_literal_cstr(NameStr(projection->name))),
+				 errhidestmt(true)));
 }
 
 /* Apply some of the events of a batch, all or none; those that are still wanted. */
