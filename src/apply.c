@@ -18,6 +18,7 @@
 #include "utils/syscache.h"
 
 #include "apply.h"
+#include "deadline.h"
 #include "handler.h"
 #include "outbox.h"
 #include "query.h"
@@ -168,8 +169,9 @@ cqrs_apply_run(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applie
 }
 
 /*
- * The same in a subtransaction. Returns NULL, or the error, in the current memory
- * context, with everything that the projection did undone.
+ * The same in a subtransaction, within cqrs_views.handler_timeout. Returns NULL,
+ * or the error, in the current memory context, with everything that the
+ * projection did undone.
  */
 ErrorData *
 cqrs_apply_contained(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applied,
@@ -221,16 +223,20 @@ apply_in_subtransaction(CqrsProjection *projection, CqrsBatch *batch, CqrsApplie
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(context);
+	cqrs_deadline_begin();
 	PG_TRY();
 	{
 		action(projection, batch, applied);
+		cqrs_deadline_end();
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
 	{
+		cqrs_deadline_end();
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
 		FlushErrorState();
+		cqrs_deadline_explain(error, NameStr(projection->name));
 		RollbackAndReleaseCurrentSubTransaction();
 	}
 	PG_END_TRY();
@@ -280,6 +286,13 @@ cqrs_apply_refuse_handler(const char *what)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot %s in a handler", what)));
+}
+
+/* Has the projection's own code taken too long for the events it was given? */
+bool
+cqrs_apply_error_is_timeout(const ErrorData *error)
+{
+	return error->sqlerrcode == CQRS_ERRCODE_HANDLER_TIMEOUT;
 }
 
 /*

@@ -32,6 +32,7 @@ extern ErrorData *cqrs_apply_contained_keys(CqrsProjection *projection, CqrsBatc
 											CqrsApplied *applied);
 extern void cqrs_apply_begin(CqrsProjection *projection);
 extern void cqrs_apply_refuse_handler(const char *what);
+extern bool cqrs_apply_error_is_timeout(const ErrorData *error);
 extern bool cqrs_apply_error_is_transient(const ErrorData *error);
 extern char *cqrs_apply_error_text(const ErrorData *error);
 extern ErrorData *cqrs_apply_error_parse(const char *text);

@@ -388,7 +388,8 @@ catchup_member(CqrsMember *member, CqrsProjection *projection, CqrsCheckpoint *c
 		cqrs_apply_run(projection, batch, &applied, call_handler);
 	else if (applied.nevents > 0)
 		member->error = cqrs_apply_contained(projection, batch, &applied, call_handler);
-	if (member->error != NULL && call_handler && cqrs_park_may(projection, member->error))
+	if (member->error != NULL && call_handler &&
+		cqrs_park_may_isolate(projection, member->error, applied.nevents))
 		member->error = cqrs_park_isolate(projection, batch, &applied,
 										  catchup_patience(policy));
 	member->duration = TimestampDifferenceMilliseconds(started, GetCurrentTimestamp());

@@ -13,6 +13,7 @@
 bool		cqrs_guc_allow_writes = false;
 int			cqrs_guc_batch_size = 10000;
 bool		cqrs_guc_enabled = true;
+int			cqrs_guc_handler_timeout = 300000;
 int			cqrs_guc_log_min_batch_duration = -1;
 int			cqrs_guc_max_retries = 10;
 int			cqrs_guc_max_retry_delay = 300000;
@@ -52,6 +53,17 @@ cqrs_guc_define(void)
 							 "Inline projections and catch_up work regardless.",
 							 &cqrs_guc_enabled,
 							 true, PGC_SIGHUP, 0, NULL, NULL, NULL);
+
+	/*
+	 * Where workers are by themselves, batches take about a second: 300 times as
+	 * much is no slow handler but one that does not return. Not too short, since
+	 * an event that needs longer by itself is put aside.
+	 */
+	DefineCustomIntVariable("cqrs_views.handler_timeout",
+							"Sets the maximum time that a handler may take for the events it is given.",
+							"Zero turns it off. In mode inline, the publisher's statement_timeout applies instead.",
+							&cqrs_guc_handler_timeout,
+							300000, 0, INT_MAX, PGC_USERSET, GUC_UNIT_MS, NULL, NULL, NULL);
 
 	/* As log_min_duration_statement, but a batch is no statement. */
 	DefineCustomIntVariable("cqrs_views.log_min_batch_duration",

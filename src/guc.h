@@ -9,6 +9,7 @@
 extern bool cqrs_guc_allow_writes;
 extern int	cqrs_guc_batch_size;
 extern bool cqrs_guc_enabled;
+extern int	cqrs_guc_handler_timeout;
 extern int	cqrs_guc_log_min_batch_duration;	/* ms; -1 = off */
 extern int	cqrs_guc_max_retries;
 extern int	cqrs_guc_max_retry_delay;	/* ms */

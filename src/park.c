@@ -11,6 +11,12 @@
  * that are nobody's fault, and such that no event is to blame for (a handler that
  * is not there, say), park nothing.
  *
+ * What takes longer than handler_timeout may be too many events only, or one
+ * with which the handler never returns. To find out is what costs time here, so
+ * the parts are small, and there are only so many attempts: a handler that runs
+ * into the timeout again and again has its projection stopped. The parts are
+ * tried on_error => 'stop', too.
+ *
  * A key's queue is applied again in position order, up to the first event that
  * fails again, under the projection's lock: events of the key that come
  * meanwhile are handled after that, behind what is left of the queue. Once it is
@@ -38,6 +44,12 @@
 /* events of a queue that are applied at once */
 #define QUEUE_CHUNK 1000
 
+/* into so many parts goes a batch that ran into the timeout, */
+#define TIMEOUT_PARTS 16
+
+/* so often may one batch do so: enough for several culprits */
+#define MAX_TIMEOUTS_OF_BATCH 20
+
 /* keys with the same hash */
 typedef struct BlockedKeys
 {
@@ -52,6 +64,8 @@ typedef struct Parking
 	CqrsBatch  *batch;
 	CqrsPatience patience;
 	bool		skip;			/* others need not wait */
+	bool		stop;			/* nothing is to be put aside */
+	int			ntimeouts;
 	HTAB	   *blocked;
 	CqrsEvent **events;			/* all of them, with their keys */
 	text	  **keys;
@@ -69,6 +83,8 @@ static Parking *parking_begin(CqrsProjection *projection, CqrsBatch *batch,
 							  const CqrsApplied *applied, CqrsPatience patience);
 static void parking_compute_keys(Parking *parking, CqrsEvent **events, int nevents);
 static void parking_apply(Parking *parking, int first, int nevents);
+static int	parking_parts(const ErrorData *error, int nevents, int *next);
+static bool parking_has_enough(Parking *parking, ErrorData *error);
 static ErrorData *parking_try(Parking *parking, CqrsEvent **events, text **keys, int nevents);
 static void parking_park(Parking *parking, const CqrsEvent *event, text *key,
 						 ErrorData *error);
@@ -108,6 +124,17 @@ cqrs_park_may(const CqrsProjection *projection, const ErrorData *error)
 {
 	return strcmp(projection->on_error, "stop") != 0 &&
 		!cqrs_apply_error_is_transient(error) && cqrs_handler_was_running();
+}
+
+/*
+ * May so many events that failed with such an error be applied in parts? Beyond
+ * what may be parked, those that took too long, even if it ends in a stop.
+ */
+bool
+cqrs_park_may_isolate(const CqrsProjection *projection, const ErrorData *error, int nevents)
+{
+	return cqrs_park_may(projection, error) ||
+		(nevents > 1 && cqrs_apply_error_is_timeout(error));
 }
 
 /*
@@ -154,6 +181,7 @@ cqrs_park_isolate(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *app
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(batch->context);
 	parking = parking_begin(projection, batch, applied, patience);
+	parking->stop = strcmp(projection->on_error, "stop") == 0;
 	parking_compute_keys(parking, applied->events, applied->nevents);
 	if (parking->error == NULL)
 		parking_apply(parking, 0, parking_hold_back(parking, 0, parking->nevents));
@@ -235,14 +263,18 @@ parking_compute_keys(Parking *parking, CqrsEvent **events, int nevents)
 			parking->keys[parking->nevents++] = part.keys[i];
 		}
 	}
-	else if (cqrs_apply_error_is_transient(error))
+	else if (cqrs_apply_error_is_transient(error) || (parking->stop && nevents == 1) ||
+			 parking_has_enough(parking, error))
 		parking->error = error;
 	else if (nevents == 1)
 		parking_park(parking, events[0], NULL, error);
 	else
 	{
-		parking_compute_keys(parking, events, nevents / 2);
-		parking_compute_keys(parking, events + nevents / 2, nevents - nevents / 2);
+		int			part = cqrs_apply_error_is_timeout(error) ?
+			Max(nevents / TIMEOUT_PARTS, 1) : (nevents + 1) / 2;
+
+		for (int i = 0; i < nevents; i += part)
+			parking_compute_keys(parking, events + i, Min(part, nevents - i));
 	}
 }
 
@@ -251,7 +283,8 @@ static void
 parking_apply(Parking *parking, int first, int nevents)
 {
 	ErrorData  *error;
-	int			half;
+	int			part;
+	int			next_part;
 
 	if (nevents == 0 || parking->error != NULL)
 		return;
@@ -259,7 +292,8 @@ parking_apply(Parking *parking, int first, int nevents)
 	error = parking_try(parking, parking->events + first, parking->keys + first, nevents);
 	if (error == NULL)
 		return;
-	if (!cqrs_park_may(parking->projection, error))
+	if (!cqrs_park_may_isolate(parking->projection, error, nevents) ||
+		parking_has_enough(parking, error))
 	{
 		parking->error = error;
 		return;
@@ -270,12 +304,46 @@ parking_apply(Parking *parking, int first, int nevents)
 		return;
 	}
 
-	/* a handler for single events has said which it was */
-	half = cqrs_handler_failed_at();
-	half = half <= 0 || half >= nevents ? nevents / 2 : half;
-	parking_apply(parking, first, half);
-	nevents = parking_hold_back(parking, first + half, nevents - half);
-	parking_apply(parking, first + half, nevents);
+	part = parking_parts(error, nevents, &next_part);
+	while (nevents > 0)
+	{
+		parking_apply(parking, first, part);
+		first += part;
+		nevents = parking_hold_back(parking, first, nevents - part);
+		part = Min(next_part, nevents);
+	}
+}
+
+/*
+ * How large are the parts in which to try again events that failed together?
+ * Returns that of the first; the last is what is left. A handler for single
+ * events has said which it was.
+ */
+static int
+parking_parts(const ErrorData *error, int nevents, int *next)
+{
+	int			at = cqrs_handler_failed_at();
+
+	*next = nevents;
+	if (at > 0 && at < nevents)
+		return at;
+	if (!cqrs_apply_error_is_timeout(error))
+		return nevents / 2;
+	if (at == 0)
+		return 1;
+	return *next = Max(nevents / TIMEOUT_PARTS, 1);
+}
+
+/* Has the batch run into the timeout too often? Counts this error, too. */
+static bool
+parking_has_enough(Parking *parking, ErrorData *error)
+{
+	if (!cqrs_apply_error_is_timeout(error) ||
+		++parking->ntimeouts < MAX_TIMEOUTS_OF_BATCH)
+		return false;
+	error->hint = psprintf("The handler does so again and again. Mend it, raise cqrs_views.handler_timeout, or take smaller batches: SELECT cqrs.alter_projection(%s, batch_size => 1);",
+						   quote_literal_cstr(NameStr(parking->projection->name)));
+	return true;
 }
 
 /* Apply some events, all or none. Returns NULL or the error. */
@@ -303,8 +371,10 @@ parking_park(Parking *parking, const CqrsEvent *event, text *key, ErrorData *err
 
 	if (parking->patience == CQRS_PATIENCE_WORKER && !parking->skip && cqrs_guc_max_retries > 0)
 		letter.next_retry_at = cqrs_park_next_retry(1);
+
+	/* what took so long is not worth the time to try again at once */
 	while (parking->patience == CQRS_PATIENCE_NONE && !parking->skip &&
-		   letter.attempts <= cqrs_guc_max_retries)
+		   !cqrs_apply_error_is_timeout(error) && letter.attempts <= cqrs_guc_max_retries)
 	{
 		CqrsEvent  *again = unconstify(CqrsEvent *, event);
 
@@ -448,19 +518,26 @@ cqrs_park_retry(CqrsProjection *projection, const text *key, CqrsPatience patien
 	return total;
 }
 
-/* The same for all keys whose time has come. */
+/*
+ * The same for all keys whose time has come; for some of them only where handlers
+ * run into the timeout, so that it ends, and what is new has its turn.
+ */
 int64
 cqrs_park_retry_due(CqrsProjection *projection, CqrsPatience patience, ErrorData **error)
 {
 	int64		total = 0;
+	TimestampTz started = GetCurrentTimestamp();
 	ListCell   *lc;
 
 	*error = NULL;
-	foreach(lc, cqrs_dead_letter_keys(projection->id, GetCurrentTimestamp()))
+	foreach(lc, cqrs_dead_letter_keys(projection->id, started))
 	{
 		total += cqrs_park_retry(projection, lfirst(lc), patience, error);
 		if (*error != NULL)
 			return total;
+		if (cqrs_guc_handler_timeout > 0 &&
+			TimestampDifferenceExceeds(started, GetCurrentTimestamp(), cqrs_guc_handler_timeout))
+			break;
 	}
 	return total;
 }

@@ -1,0 +1,93 @@
+/*
+ * deadline.c
+ *		Cancel what takes longer than cqrs_views.handler_timeout.
+ *
+ * The server's own timeout facility interrupts whatever runs, as it does for
+ * statement_timeout, which workers have none of: a pass is no statement. What
+ * runs then sees a cancellation. It gets a SQLSTATE of its own afterwards, since
+ * it is the fault of what took so long, while a cancellation by an operator is
+ * nobody's.
+ *
+ * Code in C that never checks for interrupts can't be cancelled, by anybody.
+ */
+#include "postgres.h"
+
+#include "miscadmin.h"
+#include "storage/latch.h"
+#include "storage/proc.h"
+#include "utils/timeout.h"
+
+#include "deadline.h"
+#include "guc.h"
+
+static TimeoutId timeout = MAX_TIMEOUTS;	/* until registered */
+static bool armed = false;
+static int	limit;				/* the setting, when it began; ms */
+static volatile sig_atomic_t passed = false;
+static volatile sig_atomic_t locked_out = false;	/* it was waiting for a lock */
+
+static void deadline_handler(void);
+
+/*
+ * From now on, what runs is cancelled once the time is up. To be ended whatever
+ * happens; not to be nested.
+ */
+void
+cqrs_deadline_begin(void)
+{
+	Assert(!armed);
+	passed = locked_out = false;
+	if (cqrs_guc_handler_timeout == 0)
+		return;
+	if (timeout == MAX_TIMEOUTS)
+		timeout = RegisterTimeout(USER_TIMEOUT, deadline_handler);
+	limit = cqrs_guc_handler_timeout;
+	armed = true;
+	enable_timeout_after(timeout, limit);
+}
+
+/* What has come too late to cancel anything cancels nothing else. */
+void
+cqrs_deadline_end(void)
+{
+	if (!armed)
+		return;
+	disable_timeout(timeout, false);
+	armed = false;
+	if (passed)
+		QueryCancelPending = false;
+}
+
+/*
+ * If an error that was thrown between begin and end is the deadline's doing, say
+ * so. Who has waited for a lock until then is not to blame: that is a lock
+ * timeout.
+ */
+void
+cqrs_deadline_explain(ErrorData *error, const char *projection)
+{
+	if (!passed || error->sqlerrcode != ERRCODE_QUERY_CANCELED)
+		return;
+	if (locked_out)
+	{
+		error->sqlerrcode = ERRCODE_LOCK_NOT_AVAILABLE;
+		error->message = psprintf("canceling projection \"%s\" due to handler timeout while it waits for a lock",
+								  projection);
+		return;
+	}
+	error->sqlerrcode = CQRS_ERRCODE_HANDLER_TIMEOUT;
+	error->message = psprintf("canceling projection \"%s\" due to handler timeout", projection);
+	error->detail = psprintf("Its handler has not returned within %d ms.", limit);
+	error->hint = pstrdup("Mend the handler, or raise cqrs_views.handler_timeout.");
+}
+
+/* In a signal handler: as the server's own for statement_timeout. */
+static void
+deadline_handler(void)
+{
+	passed = true;
+	locked_out = MyProc->waitStatus == PROC_WAIT_STATUS_WAITING;
+	InterruptPending = true;
+	QueryCancelPending = true;
+	SetLatch(MyLatch);
+}
