@@ -9,8 +9,8 @@
 suite_drain() {
 	local repetitions
 
-	repetitions=$(size 7 3)
-	drain sums 1000 10000 slices_10000 bare view_10000 view_10000_worker view_default batch_10000 batch_10000_worker \
+	repetitions=$(size 5 3)
+	drain sums 1000 10000 slices_10000 bare view_10000 view_10000_worker view_default view_default_worker batch_10000 batch_10000_worker \
 		reducer_10000 event_10000 event_10000_worker row_trigger no_trigger
 	drain_figures
 
@@ -23,7 +23,106 @@ suite_drain() {
 	drain_figures
 	drain sums 1000 100 slices_100 view_100 batch_100 reducer_100
 	drain_figures
+
+	drain_peers 1000
+	drain_peers 10000
 	workers on
+}
+
+# Measures what one would use instead, with so many orders, each peer in a database of its own.
+drain_peers() {
+	local peers peer target
+
+	orders=$1
+	backlog=100000
+	part "100,000 events of $orders orders, batches of 10,000, by catch_up and by others"
+	workers off
+	peers_create slices once async loop pgq pgque pgmq pg_incremental refresh emmett
+	declare -A published=()
+	measure_in_turns drain_peers "$(size 5 2)" "${peers[@]}"
+	for peer in "${peers[@]}"; do
+		case $peer in
+			async) continue ;;
+			slices) target='>= 0.95' ;;
+			once) target='>= 0.7' ;;
+			pgq) target='>= 3' ;;
+			refresh) target= ;;
+			*) target='>= 1' ;;
+		esac
+		speed_figure "view, against ${peer_meaning[$peer]}" "$target" async "$peer"
+	done
+	for peer in "${peers[@]}"; do
+		rate_figures 1 "$peer" "${peer_meaning[$peer]}"
+	done
+	peers_drop
+}
+
+# Prints how many events a peer gets in a round: Emmett fewer, as it takes them one at a time.
+drain_peers_events() {
+	if [ "$1" = emmett ]; then echo 5000; else echo "$backlog"; fi
+}
+
+drain_peers_prepare() {
+	peers_publish 10000
+}
+
+# Gives all peers new events, in transactions of so many.
+peers_publish() {
+	local peer database events
+
+	for peer in "${peers[@]}"; do
+		database=peer_$peer
+		events=$(drain_peers_events "$peer")
+		sql <<<"CALL bench.publish_backlog($events, $orders, ${published[$peer]:-0} + 1, $1)"
+		sql <<<'VACUUM (ANALYZE)'
+		published[$peer]=$((${published[$peer]:-0} + events))
+	done
+	sql <<<CHECKPOINT
+}
+
+# Ends the run unless all have made of the events what there is to make of them.
+drain_peers_check() {
+	peers_check
+}
+
+peers_check() {
+	local peer database
+
+	for peer in "${peers[@]}"; do
+		database=peer_$peer
+		same_work "read table of $peer" \
+			"$(sql <<<"SELECT bench.checksum_of('SELECT order_id, items, round(total, 2) FROM bench.kept')")" \
+			"$(sql <<-SQL
+				SELECT bench.checksum_of('SELECT aggregate_id, count(*), round(sum((payload->>''price'')::numeric), 2)
+				FROM bench.events(1, ${published[$peer]}, $orders) GROUP BY aggregate_id')
+			SQL
+			)"
+	done
+}
+
+drain_peers_measure() {
+	peer_catch_up "$1"
+}
+
+# Has a peer process what there is. Prints what an event took.
+peer_catch_up() {
+	local database=peer_$1 call='bench.consume()' used events
+
+	events=$(drain_peers_events "$1")
+	case $1 in
+		emmett)
+			used=$(server_cpu)
+			echo "$(peer_drain_emmett 10000) $(($(server_cpu) - used))"
+			;;
+		*)
+			[ "$1" != async ] || call="cqrs.catch_up('kept')"
+			measured <<-SQL
+				SET synchronous_commit = off;
+				\timing on
+				CALL $call;
+			SQL
+			;;
+	esac | awk -v events="$events" '{ print $1 / events, $2 / events }'
 }
 
 # Notes how fast ways were, with this suite's targets, and all rates.
@@ -33,6 +132,7 @@ drain_figures() {
 	speed_figure "view, catch_up, against slices by hand" "$([ "$batch" = 100 ] || echo '>= 0.95')" "view_$batch" "$slices"
 	speed_figure "view, worker, against slices by hand" ">= 0.95" "view_${batch}_worker" "$slices"
 	speed_figure "view, default batches, against one bare statement" ">= 0.7" view_default bare
+	speed_figure "view, worker, default batches, against one bare statement" ">= 0.7" view_default_worker bare
 	speed_figure "batch handler, catch_up, against slices by hand" \
 		"$([ "$batch" != 10000 ] || echo '>= 0.85')" "batch_$batch" "$slices"
 	speed_figure "batch handler, worker, against slices by hand" ">= 0.85" "batch_${batch}_worker" "$slices"

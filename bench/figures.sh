@@ -25,8 +25,8 @@ figure() {
 	values=$(printf '%s\n' "$@" | sort -g)
 	median=$(median "$@")
 	if [ -n "$target" ]; then
-		verdict=FAIL
-		awk "BEGIN { exit !($median $target) }" && verdict=pass
+		verdict=missed
+		! awk "BEGIN { exit !($median $target) }" || verdict=ok
 	fi
 	printf '%s,"%s","%s",%s,%s,%s,%s,%s,%s,%s\n' "$suite" "$part" "$what" "$unit" "$median" \
 		"$(head -n 1 <<<"$values")" "$(tail -n 1 <<<"$values")" $# "$target" "$verdict" >>"$csv_file"

@@ -7,9 +7,19 @@
 # take part where that works:
 #
 #     PgQ       where the server has it; else Debian's packages are unpacked into the workspace, for Debian's servers
-#     Emmett    from npm into the workspace, where there is node
+#     Emmett, a loop woken by NOTIFY    from npm into the workspace, where there is node
+#     pg_ivm, pg_incremental (with pg_cron), pgmq, PgQue    where the server has them; not tried yet with any of these
 
 emmett_version=0.42.0
+
+declare -A peer_meaning=(
+	[plain]="plain insert" [noop]="a row trigger that does nothing" [row_trigger]="row trigger"
+	[statement_trigger]="statement trigger" [async]="async view" [inline]="inline view"
+	[inline__quiet]="inline view without notifications" [loop]="polling loop"
+	[slices]="by hand in slices of 10,000" [once]="by hand in one bare statement"
+	[woken]="loop woken by NOTIFY" [pg_ivm]="pg_ivm" [pg_incremental]="pg_incremental" [pgmq]="pgmq" [pgque]="PgQue"
+	[refresh]="REFRESH CONCURRENTLY" [pgq]="PgQ" [pgq__tuned]="PgQ, tuned for latency" [emmett]="Emmett"
+)
 
 # Brings the peers that are to be had into the workspace, before the server starts. Says which are not.
 peers_install() {
@@ -21,17 +31,20 @@ peers_install() {
 	if [ "$real_bindir" = "/usr/lib/postgresql/$major/bin" ] && [ ! -e "$(peers_extension pgq)" ]; then
 		peers_unpack "postgresql-$major-pgq3" pgqd || true
 	fi
+	if peer_takes_part pg_incremental; then
+		settings+=(shared_preload_libraries=cqrs_views,pg_cron cron.database_name=peer_pg_incremental)
+	fi
 	pgqd=$(PATH=$workspace/server/usr/bin:$PATH command -v pgqd || true)
 	peer_takes_part pgq || say "Going on without PgQ"
 
 	if command -v node >/dev/null && command -v npm >/dev/null &&
-		cp "$bench/peers/emmett.mjs" "$peers_dir" && echo '{"private": true}' >"$peers_dir/package.json" &&
-		npm install --prefix "$peers_dir" --no-audit --no-fund "@event-driven-io/emmett-postgresql@$emmett_version" \
+		cp "$bench"/peers/*.mjs "$peers_dir" && echo '{"private": true}' >"$peers_dir/package.json" &&
+		npm install --prefix "$peers_dir" --no-audit --no-fund "@event-driven-io/emmett-postgresql@$emmett_version" pg \
 			>"$peers_dir/npm.log" 2>&1; then
 		emmett=$peers_dir/emmett.mjs
 	else
 		emmett=
-		say "Going on without Emmett: node, npm or the network is missing"
+		say "Going on without Emmett and a loop woken by NOTIFY: node, npm or the network is missing"
 	fi
 }
 
@@ -52,15 +65,16 @@ peers_unpack() (
 # Prints the versions of those that take part.
 peers_versions() {
 	run_psql -AtF ' ' -c "SELECT name, default_version FROM pg_available_extensions
-		WHERE name = 'pgq'"
+		WHERE name IN ('pgq', 'pg_ivm', 'pg_incremental', 'pgmq', 'pgque') ORDER BY name"
 	[ -z "$emmett" ] || echo "Emmett $emmett_version, node $(node --version)"
 }
 
 # Tells whether a peer can take part.
 peer_takes_part() {
 	case $1 in
-		pgq*) [ -e "$(peers_extension pgq)" ] && [ -n "$pgqd" ] ;;
-		emmett*) [ -n "$emmett" ] ;;
+		pgq | pgq__*) [ -e "$(peers_extension pgq)" ] && [ -n "$pgqd" ] ;;
+		pg_ivm | pg_incremental | pgmq | pgque) [ -e "$(peers_extension "$1")" ] ;;
+		emmett | woken) [ -n "$emmett" ] ;;
 	esac
 }
 
@@ -93,13 +107,25 @@ peer_sql() {
 	case $kind in
 		async | inline)
 			sql -v mode="$kind" <"$bench/peers/view.sql"
+			[ "$1" != inline__quiet ] ||
+				sql <<<"SELECT cqrs.alter_projection('kept', notify => 'none') \g /dev/null"
 			sql -v events=cqrs.outbox <"$bench/peers/table.sql"
 			;;
 		emmett)
-			node "$emmett" schema "$(emmett_url)"
+			node "$emmett" schema "$(peer_url)"
 			sql <"$bench/peers/emmett.sql"
 			;;
-		pgq) sql <"$bench/peers/$kind.sql" ;;
+		pgq | pgmq) sql <"$bench/peers/$kind.sql" ;;
+		pgque) sed 's/\<pgq\>/pgque/g' "$bench/peers/pgq.sql" | sql ;;
+		woken)
+			sql <"$bench/peers/loop.sql"
+			sql <"$bench/peers/woken.sql"
+			sql -v events=bench.plain_outbox <"$bench/peers/table.sql"
+			;;
+		slices | once)
+			sql -v slice="$([ "$kind" = slices ] && echo 10000 || echo 1000000000)" <"$bench/peers/floor.sql"
+			sql -v events=bench.plain_outbox <"$bench/peers/table.sql"
+			;;
 		*)
 			[ "$kind" = plain ] || sql <"$bench/peers/$kind.sql"
 			sql -v events=bench.plain_outbox <"$bench/peers/table.sql"
@@ -107,7 +133,7 @@ peer_sql() {
 	esac
 }
 
-emmett_url() {
+peer_url() {
 	echo "postgresql://postgres@localhost/$database?host=$socket_dir&application_name=consumer"
 }
 
@@ -119,7 +145,12 @@ peer_start() {
 	consumers=()
 	case $1 in
 		async* | inline*) workers on ;;
-		loop* | refresh*) peer_consume '10 ms' ;;
+		loop* | refresh* | pgmq* | pg_incremental*) peer_consume '10 ms' ;;
+		woken*)
+			start_job node "$peers_dir/woken.mjs" "$(peer_url)" >"$peers_dir/woken.log" 2>&1
+			consumers+=("$started")
+			;;
+		pgque*) peer_consume '1 s' ;;
 		pgq__tuned)
 			sql <<<"SELECT pgq.set_queue_config('bench', 'ticker_max_lag', '1 ms')" >/dev/null
 			peer_pgqd 0.01
@@ -132,16 +163,17 @@ peer_start() {
 		emmett*)
 			# It was ended without being asked whether it has a lock.
 			sql <<<"UPDATE emt_processors SET status = 'stopped'"
-			start_job node "$emmett" consume "$(emmett_url)" 100 50 >"$peers_dir/emmett.log" 2>&1
+			start_job node "$emmett" consume "$(peer_url)" 100 50 >"$peers_dir/emmett.log" 2>&1
 			consumers+=("$started")
 			;;
 	esac
 }
 
-# Has Emmett's consumer go on until it finds nothing more, in batches of so many.
+# Has Emmett's consumer go on until it finds nothing more, in batches of so many. Prints how many milliseconds that
+# took once node was there.
 peer_drain_emmett() {
 	sql <<<"UPDATE emt_processors SET status = 'stopped'"
-	node "$emmett" consume "$(emmett_url)" "$1" 0 >"$peers_dir/emmett.log" 2>&1
+	node "$emmett" consume "$(peer_url)" "$1" 0 2>"$peers_dir/emmett.log"
 }
 
 # Starts a session that consumes, napping when there is nothing.
@@ -182,11 +214,11 @@ peer_stop() {
 }
 
 # Waits until the read table has all events. Gives up after ten seconds without progress,
-# and with Emmett, who may have skipped some, after five.
+# and with Emmett, who may have skipped some, after two.
 peer_wait() {
 	local patience=10 published kept last=-1 since=$SECONDS
 
-	[[ $1 != emmett* ]] || patience=5
+	[[ $1 != emmett* ]] || patience=2
 	published=$(sql <<<"SELECT bench.published()")
 	until kept=$(sql <<<"SELECT coalesce(sum(items), 0) FROM bench.kept") && [ "$kept" -ge "$published" ]; do
 		[ "$kept" = "$last" ] || since=$SECONDS

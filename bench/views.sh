@@ -8,86 +8,14 @@
 suite_views() {
 	local repetitions
 
-	repetitions=$(size 7 3)
-	drain sums 1000 10000 slices_10000 bare view_10000 view_10000_worker view_default view_default_worker \
-		reducer_10000 event_10000
-	views_drain_figures
-	drain sums 10000 10000 slices_10000 bare view_10000 view_10000_worker view_default reducer_10000 event_10000
-	views_drain_figures
+	repetitions=$(size 5 3)
 	drain last 1000 10000 slices_10000 view_10000
 	part "$part, with a last value"
-	views_drain_figures
+	drain_figures
 
-	views_inline
 	views_create
 	views_flights
 	workers on
-}
-
-# Notes how fast ways were, with this suite's targets, and all rates.
-views_drain_figures() {
-	speed_figure "view, catch_up, against slices by hand" ">= 0.9" view_10000 slices_10000
-	speed_figure "view, worker, against slices by hand" ">= 0.9" view_10000_worker slices_10000
-	speed_figure "view, default batches, catch_up, against one bare statement" ">= 0.625" view_default bare
-	speed_figure "view, default batches, worker, against one bare statement" ">= 0.625" view_default_worker bare
-	speed_figure "reducer in plpgsql, catch_up, against slices by hand" ">= 0.5" reducer_10000 slices_10000
-	speed_figure "event handler of the same logic, against slices by hand" "" event_10000 slices_10000
-	drain_rates
-}
-
-# ---------------------------------------------------------------------------------------------------------
-# In the publisher's transaction
-# ---------------------------------------------------------------------------------------------------------
-
-# Single rows, into three tables of the same columns and indexes: the outbox with an inline view, a table with a
-# statement trigger that does the same upsert, and one with nothing to do. The view is measured twice: as it is by
-# default, where a worker notifies listeners after the commit, and without notifications, as the trigger has none.
-views_inline() {
-	fresh_database shapes.sql
-	workers on
-	sql >/dev/null <<-'SQL'
-		CREATE TABLE bench.bare_outbox (LIKE bench.plain_outbox INCLUDING ALL);
-		CREATE TRIGGER keep AFTER INSERT ON bench.plain_outbox REFERENCING NEW TABLE AS inserted
-		    FOR EACH STATEMENT EXECUTE FUNCTION bench.keep_by_statement_trigger();
-		SET search_path = bench;
-		SELECT cqrs.create_view('view', query, mode => 'inline') FROM bench.shape WHERE name = 'sums';
-	SQL
-
-	seconds=$(size 10 2) rows=1
-	for commit in on off; do
-		for clients in 1 8; do
-			part "inline, single rows, $clients client$([ "$clients" = 1 ] || echo s), synchronous_commit=$commit"
-			measure_in_turns views_inline "$repetitions" view quiet trigger bare
-			speed_figure "view, against a statement trigger" ">= 1" view trigger
-			speed_figure "view without notifications, against a statement trigger" ">= 1" quiet trigger
-			speed_figure "view, against a plain insert" "" view bare
-			rate_figures 1 bare "plain insert" trigger "statement trigger" quiet "view without notifications" view "view"
-		done
-	done
-}
-
-views_inline_prepare() {
-	sql <<<'VACUUM (ANALYZE) bench.view, bench.by_hand, cqrs.outbox, bench.plain_outbox, bench.bare_outbox'
-}
-
-# Compares with the query over each table, as the clients drew their orders at random.
-views_inline_check() {
-	same_work "read table of the inline view" "$(sql <<<"SELECT bench.checksum('view', 'sums')")" \
-		"$(sql <<<"SELECT bench.checksum_by_query('sums')")"
-	same_work "table of the statement trigger" "$(sql <<<"SELECT bench.checksum('by_hand', 'sums')")" \
-		"$(sql <<<"SELECT bench.checksum_by_query('sums', 'bench.plain_outbox')")"
-}
-
-views_inline_measure() {
-	case $1 in
-		view) sql <<<"SELECT cqrs.alter_projection('view', notify => 'keys')" >/dev/null ;;
-		quiet) sql <<<"SELECT cqrs.alter_projection('view', notify => 'none')" >/dev/null ;;
-	esac
-	case $1 in
-		view | quiet) publish_by_pgbench cqrs.outbox : ;;
-		trigger) publish_by_pgbench bench.plain_outbox : ;;
-		bare) publish_by_pgbench bench.bare_outbox : ;;
-	esac
 }
 
 # ---------------------------------------------------------------------------------------------------------
@@ -102,7 +30,7 @@ views_create() {
 	sql <<<"CALL bench.publish($events, orders => 10000); VACUUM (ANALYZE, FREEZE) cqrs.outbox; CHECKPOINT;"
 
 	shape=sums
-	measure_in_turns views_create "$(size 5 3)" view bare
+	measure_in_turns views_create "$(size 4 2)" view bare
 	speed_figure "view, against a table with the key filled by one statement" ">= 0.77" view bare
 	rate_figures "$events" bare "by hand" view "view"
 }
@@ -164,7 +92,7 @@ views_flights() {
 	events=$(sql <<<'SELECT count(*) FROM cqrs.outbox')
 
 	shape=flight
-	measure_in_turns views_create "$(size 5 2)" view bare
+	measure_in_turns views_create "$(size 3 2)" view bare
 	views_flights_answer
 	speed_figure "creation, against one bare statement" "" view bare
 	rate_figures "$events" bare "by one bare statement" view "creation"

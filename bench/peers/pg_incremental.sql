@@ -1,0 +1,15 @@
+-- pg_incremental's pipeline over the sequence of a table, run by hand instead of by pg_cron.
+CREATE EXTENSION pg_incremental CASCADE;
+CREATE TABLE bench.kept (order_id text PRIMARY KEY, items bigint NOT NULL, total numeric NOT NULL);
+SELECT incremental.create_sequence_pipeline('kept', 'bench.plain_outbox', $$
+    INSERT INTO bench.kept AS o
+    SELECT aggregate_id, count(*), sum((payload->>'price')::numeric)
+    FROM bench.plain_outbox WHERE position BETWEEN $1 AND $2 GROUP BY aggregate_id
+    ON CONFLICT (order_id) DO UPDATE SET items = o.items + excluded.items, total = o.total + excluded.total
+$$, schedule := NULL) \g /dev/null
+
+CREATE PROCEDURE bench.consume_batch(OUT more boolean) LANGUAGE plpgsql AS $$
+BEGIN
+    CALL incremental.execute_pipeline('kept');
+    more := false;
+END $$;

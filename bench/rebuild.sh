@@ -1,0 +1,58 @@
+# shellcheck shell=bash
+#
+# Suite rebuild: a read table anew from all events, against the same by hand. Sourced by bench/run.
+
+suite_rebuild() {
+	events=$(size 1000000 200000) shape=sums
+	part "$events events of 10,000 orders"
+	sql <"$bench/shapes.sql"
+	workers off
+	sql <<-SQL
+		CALL bench.publish($events, orders => 10000);
+		CALL bench.create_way('sums', 'hand', 'bare');
+		CALL bench.create_way('sums', 'hand', 'slices');
+		CALL bench.create_way('sums', 'view', 'view');
+		SELECT cqrs.resume_projection('view') \g /dev/null
+		CREATE MATERIALIZED VIEW bench.refreshed AS
+		    SELECT aggregate_id AS order_id, count(*) AS items, sum((payload->>'price')::numeric) AS total
+		    FROM cqrs.outbox GROUP BY aggregate_id;
+		CREATE UNIQUE INDEX ON bench.refreshed (order_id);
+		VACUUM (ANALYZE, FREEZE) cqrs.outbox;
+	SQL
+	measure_in_turns rebuild "$(size 5 2)" online in_place bare slices refresh
+	speed_figure "online, against slices of 10,000 by hand" "" online slices
+	speed_figure "in place, against slices of 10,000 by hand" "" in_place slices
+	speed_figure "online, against REFRESH CONCURRENTLY" "" online refresh
+	rate_figures "$events" online "rebuild online" in_place "rebuild in place" bare "emptied and filled by one statement" \
+		slices "emptied and filled by slices of 10,000" refresh "REFRESH CONCURRENTLY"
+	workers on
+}
+
+rebuild_prepare() {
+	sql <<<CHECKPOINT
+}
+
+rebuild_check() {
+	local table expected
+
+	expected=$(sql <<<"SELECT bench.checksum_by_query('sums')")
+	for table in view bare slices refreshed; do
+		same_work "bench.$table" "$(sql <<<"SELECT bench.checksum('$table', 'sums')")" "$expected"
+	done
+}
+
+rebuild_measure() {
+	local slice=1000000000
+
+	[ "$1" != slices ] || slice=10000
+	measured <<-SQL
+		SET synchronous_commit = off;
+		\timing on
+		$(case $1 in
+			online) echo "CALL cqrs.rebuild_projection('view');" ;;
+			in_place) echo "CALL cqrs.rebuild_projection('view', online => false);" ;;
+			refresh) echo "REFRESH MATERIALIZED VIEW CONCURRENTLY bench.refreshed;" ;;
+			*) echo "TRUNCATE bench.$1; CALL bench.keep_shape_by_hand('sums', '$1', $slice);" ;;
+		esac)
+	SQL
+}
