@@ -204,6 +204,8 @@ worker_loop(void)
 	{
 		PassOutcome outcome;
 
+		/* a cancellation is of a batch, and there is none */
+		QueryCancelPending = false;
 		CHECK_FOR_INTERRUPTS();
 		if (ConfigReloadPending)
 		{
