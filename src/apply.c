@@ -312,7 +312,10 @@ cqrs_apply_error_is_transient(const ErrorData *error)
 		case ERRCODE_CONNECTION_EXCEPTION:	/* class 08 */
 			return true;
 		default:
-			return error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE;
+			/* a foreign server out of reach; 72000, an old snapshot, is PostgreSQL 15's and 16's */
+			return error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
+				error->sqlerrcode == ERRCODE_FDW_UNABLE_TO_ESTABLISH_CONNECTION ||
+				error->sqlerrcode == MAKE_SQLSTATE('7', '2', '0', '0', '0');
 	}
 }
 
