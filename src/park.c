@@ -6,10 +6,10 @@
  * A batch that fails is rolled back, and applied again in halves, each in a
  * subtransaction of its own: what works stays, what fails is halved again. So
  * one culprit among n events costs about 2 log n further calls of the handler,
- * over 3 n events in all. The culprit is parked, and what follows of its key in
- * the batch, and in later ones, is parked behind it; other keys go on. Errors
- * that are nobody's fault, and such that no event is to blame for (a handler that
- * is not there, say), park nothing.
+ * over 4 n events in all at most. The culprit is parked, and what follows of its
+ * key in the batch, and in later ones, is parked behind it; other keys go on.
+ * Errors that are nobody's fault, and such that no event is to blame for (a
+ * handler that is not there, say), park nothing.
  *
  * What takes longer than handler_timeout may be too many events only, or one
  * with which the handler never returns. To find out is what costs time here, so
