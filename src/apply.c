@@ -47,6 +47,7 @@ cqrs_apply_select(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *app
 
 	applied->events = palloc(Max(batch->nevents, 1) * sizeof(CqrsEvent *));
 	applied->nevents = 0;
+	applied->range = NULL;
 	applied->keys = NULL;
 	applied->nkeys = 0;
 	applied->hashes = NULL;
@@ -96,10 +97,10 @@ cqrs_apply_compute_keys(CqrsProjection *projection, CqrsBatch *batch, CqrsApplie
 }
 
 /*
- * Give the selected events to the handler, as the projection's owner. The keys
- * are computed too if the handler needs them, or a notification is to tell them
- * and the handler does not. Without call_handler (publishers have applied the
- * events) that is all. Errors are thrown.
+ * Give the selected events, or a range of events, to the handler, as the
+ * projection's owner. The keys are computed too if the handler needs them, or a
+ * notification is to tell them and the handler does not. Without call_handler
+ * (publishers have applied the events) that is all. Errors are thrown.
  */
 void
 cqrs_apply_run(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applied,
@@ -113,7 +114,8 @@ cqrs_apply_run(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applie
 		.projection = projection,
 		.batch = batch,
 		.events = applied->events,
-		.nevents = applied->nevents
+		.nevents = applied->nevents,
+		.range = applied->range
 	};
 	ErrorContextCallback callback = {
 		.previous = error_context_stack,
@@ -121,7 +123,7 @@ cqrs_apply_run(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applie
 		.arg = projection
 	};
 
-	if (applied->nevents == 0)
+	if (applied->nevents == 0 && applied->range == NULL)
 		return;
 	if (applied->keys == NULL &&
 		((call_handler && kind->needs_keys) ||

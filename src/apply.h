@@ -7,6 +7,7 @@
 #define CQRS_APPLY_H
 
 #include "event.h"
+#include "outbox_read.h"
 #include "projection.h"
 
 /* what a projection took out of a batch; lives in the batch's context */
@@ -14,6 +15,7 @@ typedef struct CqrsApplied
 {
 	CqrsEvent **events;			/* those that pass the filters */
 	int			nevents;
+	CqrsRange  *range;			/* instead of them: events that the handler is to read */
 	CqrsEvent **keyed;			/* those of them whose keys were computed, */
 	text	  **keys;			/* or what changed; NULL where not computed */
 	int			nkeys;

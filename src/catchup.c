@@ -9,6 +9,10 @@
  * a pass: projections that have caught up must not wait for it, and it must not
  * wait for them for ever, so the two take turns.
  *
+ * A view that is alone with a backlog reads its events by itself, as a range of
+ * positions: a batch in memory would only be a detour. If that fails it is given
+ * the batch after all, in which the event that is to blame can be found.
+ *
  * For an inline projection the publishers have applied the events; the pass
  * moves its checkpoint, counts, and sends the notifications.
  */
@@ -40,6 +44,12 @@
 #define LARGE_EVENTS 10
 #define LARGE_BYTES 2
 
+/*
+ * As many events as it takes for a statement to read them by itself; fewer are
+ * cheaper to have in memory than to freeze an interval for.
+ */
+#define MIN_RANGE 1000
+
 /* one call of cqrs_catchup_pass */
 typedef struct Pass
 {
@@ -63,12 +73,19 @@ static int	catchup_lock(CqrsMember *members, int nmembers, bool wait, Pass *pass
 static int	catchup_turn(const PassGroup *groups, int ngroups);
 static bool catchup_group(PassGroup *group, const Pass *pass, bool small_only);
 static bool catchup_batch(PassGroup *group, CqrsBatch *batch, const Pass *pass, bool small_only);
+static void catchup_place(CqrsCheckpoint *checkpoint, CqrsBatch *batch, const Pass *pass);
 static CqrsReadLimit catchup_limit(const PassGroup *group);
-static bool catchup_read(CqrsBatch *batch, CqrsCheckpoint *next, const Pass *pass,
-						 CqrsReadLimit limit, bool small_only);
+static bool catchup_takes_range(const PassGroup *group);
+static bool catchup_read(CqrsBatch *batch, CqrsRange *range, CqrsCheckpoint *next,
+						 const Pass *pass, CqrsReadLimit limit, bool small_only);
+static bool catchup_range(PassGroup *group, CqrsRange *range, const CqrsCheckpoint *next,
+						  CqrsBatch *batch, const Pass *pass);
 static void catchup_member(CqrsMember *member, CqrsProjection *projection,
 						   CqrsCheckpoint *checkpoint, const CqrsCheckpoint *next,
 						   CqrsBatch *batch, CqrsErrorPolicy policy);
+static void catchup_advance(CqrsMember *member, CqrsProjection *projection,
+							CqrsCheckpoint *checkpoint, const CqrsCheckpoint *next,
+							const CqrsApplied *applied, int64 nevents, int64 last);
 static TimestampTz catchup_retry(CqrsMember *member, CqrsProjection *projection,
 								 CqrsCheckpoint *checkpoint, CqrsErrorPolicy policy);
 static CqrsPatience catchup_patience(CqrsErrorPolicy policy);
@@ -224,35 +241,40 @@ static bool
 catchup_batch(PassGroup *group, CqrsBatch *batch, const Pass *pass, bool small_only)
 {
 	CqrsCheckpoint next = *group->checkpoint;
-	bool		postponed = !catchup_read(batch, &next, pass, catchup_limit(group),
-										  small_only);
+	CqrsReadLimit limit = catchup_limit(group);
+	CqrsRange	range = {0};
 	bool		was_frozen = group->checkpoint->frozen;
-	bool		moved = !postponed && (batch->nevents > 0 || was_frozen);
+	bool		postponed = !catchup_read(batch, catchup_takes_range(group) ? &range : NULL,
+										  &next, pass, limit, small_only);
+	bool		ranged = range.upto > 0 && catchup_range(group, &range, &next, batch, pass);
+	bool		moved;
+
+	if (range.upto > 0 && !ranged)
+	{
+		/* one of the events fails: which, a batch can tell */
+		next = *group->checkpoint;
+		(void) catchup_read(batch, NULL, &next, pass, limit, false);
+	}
+	moved = !postponed && (batch->nevents > 0 || was_frozen);
 
 	for (int i = 0; i < group->nmembers; i++)
 	{
 		CqrsMember *member = group->members[i];
 		TimestampTz not_before;
 
-		member->nevents = batch->nevents;
+		member->nevents = ranged ? range.nevents : batch->nevents;
 		not_before = catchup_retry(member, group->projections[i], group->checkpoints[i],
 								   pass->policy);
 		if (member->error != NULL)
 			continue;
 
 		/* at the end of a frozen interval there may be what came after it was frozen */
-		member->more = postponed || next.frozen || was_frozen;
+		member->more = postponed || next.frozen || was_frozen || ranged;
 		member->postponed = postponed;
-		if (moved)
+		if (moved && !ranged)
 		{
-			CqrsCheckpoint *checkpoint = group->checkpoints[i];
-
-			/* a walk's snapshot is older than this pass's */
-			if (!was_frozen)
-				checkpoint->settled = pass->settled;
-			batch->peak = checkpoint->peak;
-			batch->settled = checkpoint->settled;
-			catchup_member(member, group->projections[i], checkpoint, &next, batch,
+			catchup_place(group->checkpoints[i], batch, pass);
+			catchup_member(member, group->projections[i], group->checkpoints[i], &next, batch,
 						   pass->policy);
 			if (member->error != NULL)
 				continue;
@@ -263,7 +285,18 @@ catchup_batch(PassGroup *group, CqrsBatch *batch, const Pass *pass, bool small_o
 		if (!member->more)
 			catchup_arrived(member, group->projections[i]);
 	}
-	return moved || postponed;
+	return moved || ranged || postponed;
+}
+
+/* Say in the batch where it is among all events. */
+static void
+catchup_place(CqrsCheckpoint *checkpoint, CqrsBatch *batch, const Pass *pass)
+{
+	/* a walk's snapshot is older than this pass's */
+	if (!checkpoint->frozen)
+		checkpoint->settled = pass->settled;
+	batch->peak = checkpoint->peak;
+	batch->settled = checkpoint->settled;
 }
 
 /*
@@ -293,20 +326,39 @@ catchup_limit(const PassGroup *group)
 }
 
 /*
- * Read the batch that follows next, and move next behind it. Returns false, with
- * nothing read, if small_only is set and the batch would be but a part of what
- * there is.
+ * May the group's next events be taken as a range? For one projection alone: what
+ * several read, they had better read once. One that has put events aside has to
+ * look at each event's key.
  */
 static bool
-catchup_read(CqrsBatch *batch, CqrsCheckpoint *next, const Pass *pass, CqrsReadLimit limit,
-			 bool small_only)
+catchup_takes_range(const PassGroup *group)
+{
+	CqrsProjection *projection = group->projections[0];
+
+	return group->nmembers == 1 && cqrs_handler_kind(projection)->reads_ranges &&
+		!cqrs_projection_is_inline(projection) &&
+		!projection->parked && projection->parked_retry_at == 0;
+}
+
+/*
+ * Read the batch that follows next, and move next behind it. If range is given,
+ * and there is more than a few events, they may become a range instead, which then
+ * is not empty. Returns false, with nothing read, if small_only is set and the
+ * batch would be but a part of what there is.
+ */
+static bool
+catchup_read(CqrsBatch *batch, CqrsRange *range, CqrsCheckpoint *next, const Pass *pass,
+			 CqrsReadLimit limit, bool small_only)
 {
 	Datum		current = pass->current;
+	CqrsReadLimit whole = limit;
 
 	if (!next->frozen)
 	{
-		if (!cqrs_outbox_read_is_long(next->walk.done, limit) &&
-			cqrs_outbox_read_interval(batch, next->walk.done, current, limit))
+		if (range != NULL)
+			whole.events = Min(whole.events, MIN_RANGE);
+		if (!cqrs_outbox_read_is_long(next->walk.done, whole) &&
+			cqrs_outbox_read_interval(batch, next->walk.done, current, whole))
 		{
 			next->walk.done = current;
 			if (batch->nevents > 0)
@@ -319,11 +371,22 @@ catchup_read(CqrsBatch *batch, CqrsCheckpoint *next, const Pass *pass, CqrsReadL
 		next->frozen = true;
 		next->walk.target = current;
 		next->walk.last = 0;
-		cqrs_outbox_read_bounds(next->walk.done, current, &next->walk.low, &next->walk.high);
+		cqrs_outbox_read_bounds(next->walk.done, current, whole.events, &next->walk.low,
+								&next->walk.high);
 	}
 	else if (small_only)
 		return false;
 
+	if (range != NULL && cqrs_outbox_read_range(range, &next->walk, limit.events))
+	{
+		next->walk.last = range->upto;
+		if (range->is_end)
+		{
+			next->frozen = false;
+			next->walk.done = next->walk.target;
+		}
+		return true;
+	}
 	if (cqrs_outbox_read_walk(batch, &next->walk, limit))
 	{
 		next->frozen = false;
@@ -332,6 +395,44 @@ catchup_read(CqrsBatch *batch, CqrsCheckpoint *next, const Pass *pass, CqrsReadL
 	if (batch->nevents > 0)
 		next->walk.last = batch->events[batch->nevents - 1].position;
 	return true;
+}
+
+/*
+ * Have a group's only projection read a range and apply it, and move its checkpoint
+ * to next. Returns false, with nothing done, if it fails by an error that may be
+ * one event's.
+ */
+static bool
+catchup_range(PassGroup *group, CqrsRange *range, const CqrsCheckpoint *next,
+			  CqrsBatch *batch, const Pass *pass)
+{
+	CqrsMember *member = group->members[0];
+	CqrsProjection *projection = group->projections[0];
+	CqrsCheckpoint *checkpoint = group->checkpoints[0];
+	CqrsApplied applied = {.range = range};
+	TimestampTz started = GetCurrentTimestamp();
+
+	catchup_place(checkpoint, batch, pass);
+	if (pass->policy == CQRS_ERROR_THROW)
+		cqrs_apply_run(projection, batch, &applied, true);
+	else
+		member->error = cqrs_apply_contained(projection, batch, &applied, true);
+	member->duration = TimestampDifferenceMilliseconds(started, GetCurrentTimestamp());
+	if (member->error == NULL)
+	{
+		checkpoint->peak = Max(checkpoint->peak, range->upto);
+		catchup_advance(member, projection, checkpoint, next, &applied, range->nevents,
+						range->last);
+		return true;
+	}
+	if (cqrs_apply_error_is_transient(member->error))
+	{
+		member->more = false;
+		catchup_failed(member, projection, pass->policy);
+		return true;
+	}
+	member->error = NULL;
+	return false;
 }
 
 /*
@@ -417,23 +518,35 @@ catchup_member(CqrsMember *member, CqrsProjection *projection, CqrsCheckpoint *c
 		return;
 	}
 
-	checkpoint->frozen = next->frozen;
-	checkpoint->walk = next->walk;
 	if (batch->nevents > 0)
 		checkpoint->peak = Max(checkpoint->peak, batch->events[batch->nevents - 1].position);
-	cqrs_checkpoint_advance(checkpoint, applied.nevents);
-	if (applied.nevents > 0)
-		cqrs_notify_send(projection, applied.events[applied.nevents - 1]->position,
-						 applied.nevents, applied.keys, applied.nkeys);
+	catchup_advance(member, projection, checkpoint, next, &applied, applied.nevents,
+					applied.nevents > 0 ?
+					applied.events[applied.nevents - 1]->position : 0);
+}
+
+/*
+ * Move a projection's checkpoint to next, and tell of the events that were
+ * applied, of which "last" has the highest position.
+ */
+static void
+catchup_advance(CqrsMember *member, CqrsProjection *projection, CqrsCheckpoint *checkpoint,
+				const CqrsCheckpoint *next, const CqrsApplied *applied, int64 nevents,
+				int64 last)
+{
+	checkpoint->frozen = next->frozen;
+	checkpoint->walk = next->walk;
+	cqrs_checkpoint_advance(checkpoint, nevents);
+	if (nevents > 0)
+		cqrs_notify_send(projection, last, nevents, applied->keys, applied->nkeys);
 	if (projection->retries > 0)
 		cqrs_registry_record_recovery(projection->id);
 
-	if (cqrs_guc_log_min_batch_duration >= 0 && applied.nevents > 0 &&
+	if (cqrs_guc_log_min_batch_duration >= 0 && nevents > 0 &&
 		member->duration >= cqrs_guc_log_min_batch_duration)
 		ereport(LOG,
-				(errmsg("projection \"%s\": %d events up to position " INT64_FORMAT " in %ld ms",
-						NameStr(projection->name), applied.nevents, next->walk.last,
-						member->duration),
+				(errmsg("projection \"%s\": " INT64_FORMAT " events up to position " INT64_FORMAT " in %ld ms",
+						NameStr(projection->name), nevents, next->walk.last, member->duration),
 				 errhidestmt(true)));
 }
 

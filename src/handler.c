@@ -298,7 +298,10 @@ handler_error_callback(void *arg)
 	const char *name = NameStr(call->projection->name);
 
 	failed_at = call->current;
-	if (call->current >= 0 || call->nevents == 1)
+	if (call->range != NULL)
+		errcontext("projection \"%s\", events at positions " INT64_FORMAT " to " INT64_FORMAT,
+				   name, call->range->after + 1, call->range->upto);
+	else if (call->current >= 0 || call->nevents == 1)
 		errcontext("projection \"%s\", event at position " INT64_FORMAT, name,
 				   call->events[Max(call->current, 0)]->position);
 	else

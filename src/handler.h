@@ -9,6 +9,7 @@
 #include "access/tupdesc.h"
 
 #include "event.h"
+#include "outbox_read.h"
 #include "projection.h"
 
 #define CQRS_HANDLER_MAX_ARGS 2
@@ -20,7 +21,8 @@ typedef struct CqrsHandlerCall
 	Oid			function;		/* InvalidOid for a view */
 	const CqrsBatch *batch;		/* its context is for what is as large */
 	CqrsEvent **events;			/* in position order */
-	int			nevents;		/* at least 1 */
+	int			nevents;		/* at least 1, */
+	CqrsRange  *range;			/* or 0, and it is these: for kinds that read them */
 	int			current;		/* index of the event being handled; -1 = all */
 	text	  **keys;			/* the events', for kinds that need them; filled by */
 	int			nkeys;			/* those that tell: what changed, in batch->context */
@@ -36,6 +38,7 @@ typedef struct CqrsHandlerKind
 	bool		needs_keys;		/* does apply want the key of each event? */
 	bool		tells_keys;		/* does apply fill the call's keys? */
 	bool		handles_large_batches;	/* the larger, the better? */
+	bool		reads_ranges;	/* can apply read events by itself? */
 
 	/* does the signature say so? NULL for the kind without a function */
 	bool		(*matches) (Oid function);

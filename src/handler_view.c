@@ -32,6 +32,9 @@
 /* as many bytes of keys do not fit into a notification */
 #define MAX_KEY_BYTES 8000
 
+/* of a statement that reads the outbox: peak, settled, the range, three filters */
+#define NRANGE_ARGS 11
+
 /* a view as this process knows it */
 typedef struct Maintained
 {
@@ -44,6 +47,8 @@ typedef struct Maintained
 	CqrsView   *view;
 	CqrsQuery	apply[CQRS_QUERY_SIZE_CLASSES];
 	CqrsQuery	apply_telling[CQRS_QUERY_SIZE_CLASSES]; /* the keys */
+	CqrsQuery	range;
+	CqrsQuery	range_telling;
 } Maintained;
 
 /* keys on their way out of a statement */
@@ -60,6 +65,10 @@ typedef struct Keys
 static HTAB *views = NULL;
 
 static void handler_view_apply(CqrsHandlerCall *call);
+static void view_apply_batch(Maintained *maintained, CqrsHandlerCall *call, bool tell,
+							 CqrsRowFn row_fn, Keys *keys);
+static void view_apply_range(Maintained *maintained, CqrsHandlerCall *call, bool tell,
+							 CqrsRowFn row_fn, Keys *keys);
 static void handler_view_begin(CqrsProjection *projection);
 static int	handler_view_narrow(CqrsProjection *projection, CqrsEvent **events, int nevents,
 								TupleDesc desc);
@@ -70,7 +79,8 @@ static void views_sweep(void);
 static void view_forget(Maintained *maintained);
 static void view_make(Maintained *maintained, const CqrsProjection *projection);
 static void view_check_types(const CqrsView *view, Oid read_table);
-static void view_make_queries(Maintained *maintained, CqrsQuery *queries, bool tell);
+static void view_make_queries(Maintained *maintained, CqrsQuery *batches, CqrsQuery *range,
+							  bool tell);
 static bool view_collect_key(TupleTableSlot *slot, void *arg);
 static void view_relcache_callback(Datum arg, Oid relid);
 static void view_syscache_callback(Datum arg, int cacheid, uint32 hashvalue);
@@ -79,6 +89,7 @@ const CqrsHandlerKind cqrs_handler_view_kind = {
 	.name = "view",
 	.tells_keys = true,
 	.handles_large_batches = true,
+	.reads_ranges = true,
 	.apply = handler_view_apply,
 	.begin = handler_view_begin,
 	.hash_keys = handler_view_hash_keys,
@@ -101,9 +112,33 @@ handler_view_apply(CqrsHandlerCall *call)
 {
 	Maintained *maintained = view_get(call->projection);
 	bool		tell = call->projection->notify == CQRS_NOTIFY_KEYS && maintained->view->shows_key;
-	int			size = cqrs_query_size_class(call->nevents);
 	MemoryContext old = MemoryContextSwitchTo(call->batch->context);
 	Keys		keys = {.context = call->batch->context,.capacity = 64};
+	CqrsRowFn	row_fn;
+
+	keys.keys = palloc(keys.capacity * sizeof(text *));
+	MemoryContextSwitchTo(old);
+	keys.kept = maintained->view->nkept > 0;
+	row_fn = tell || keys.kept ? view_collect_key : NULL;
+	cqrs_handler_blame_events();
+	if (call->range != NULL)
+		view_apply_range(maintained, call, tell, row_fn, &keys);
+	else
+		view_apply_batch(maintained, call, tell, row_fn, &keys);
+	if (tell && keys.bytes <= MAX_KEY_BYTES)
+	{
+		call->keys = keys.keys;
+		call->nkeys = keys.nkeys;
+	}
+}
+
+/* Have the statement read the events as rows in memory. */
+static void
+view_apply_batch(Maintained *maintained, CqrsHandlerCall *call, bool tell, CqrsRowFn row_fn,
+				 Keys *keys)
+{
+	int			size = cqrs_query_size_class(call->nevents);
+	MemoryContext old = MemoryContextSwitchTo(call->batch->context);
 	CqrsRows	rows = {
 		.name = "events",
 		.relid = cqrs_query_relation("events", false),
@@ -114,18 +149,46 @@ handler_view_apply(CqrsHandlerCall *call)
 		Int64GetDatum(call->batch->peak), Int64GetDatum(call->batch->settled)
 	};
 
-	keys.keys = palloc(keys.capacity * sizeof(text *));
 	MemoryContextSwitchTo(old);
-	keys.kept = maintained->view->nkept > 0;
-	cqrs_handler_blame_events();
 	cqrs_query_run_on(tell ? &maintained->apply_telling[size] : &maintained->apply[size],
-					  &rows, args, NULL, tell || keys.kept ? view_collect_key : NULL, &keys);
+					  &rows, args, NULL, row_fn, keys);
 	tuplestore_end(rows.store);
-	if (tell && keys.bytes <= MAX_KEY_BYTES)
+}
+
+/* Have the statement find the events in the outbox. */
+static void
+view_apply_range(Maintained *maintained, CqrsHandlerCall *call, bool tell, CqrsRowFn row_fn,
+				 Keys *keys)
+{
+	const CqrsFilter *const filters[] = {
+		&call->projection->event_types, &call->projection->aggregate_types,
+		&call->projection->sources
+	};
+	Datum		args[NRANGE_ARGS];
+	char		nulls[NRANGE_ARGS];
+
+	memset(nulls, ' ', sizeof(nulls));
+	args[0] = Int64GetDatum(call->batch->peak);
+	args[1] = Int64GetDatum(call->batch->settled);
+	cqrs_outbox_read_range_args(call->range, &args[2]);
+	for (int i = 0; i < lengthof(filters); i++)
 	{
-		call->keys = keys.keys;
-		call->nkeys = keys.nkeys;
+		args[NRANGE_ARGS - lengthof(filters) + i] = filters[i]->array;
+		if (filters[i]->all)
+			nulls[NRANGE_ARGS - lengthof(filters) + i] = 'n';
 	}
+
+	cqrs_outbox_read_range_count(call->range);
+	PG_TRY();
+	{
+		cqrs_query_run(tell ? &maintained->range_telling : &maintained->range, args, nulls,
+					   row_fn, keys);
+	}
+	PG_FINALLY();
+	{
+		cqrs_outbox_read_range_count(NULL);
+	}
+	PG_END_TRY();
 }
 
 /* A query without groups has one row before any event. */
@@ -286,6 +349,8 @@ view_forget(Maintained *maintained)
 		cqrs_query_forget(&maintained->apply[i]);
 		cqrs_query_forget(&maintained->apply_telling[i]);
 	}
+	cqrs_query_forget(&maintained->range);
+	cqrs_query_forget(&maintained->range_telling);
 	MemoryContextDelete(maintained->context);
 	maintained->context = NULL;
 }
@@ -309,8 +374,8 @@ view_make(Maintained *maintained, const CqrsProjection *projection)
 	maintained->tables.state_table = projection->state_table;
 	maintained->view = cqrs_view_parse(projection->query);
 	view_check_types(maintained->view, maintained->tables.read_table);
-	view_make_queries(maintained, maintained->apply, false);
-	view_make_queries(maintained, maintained->apply_telling, true);
+	view_make_queries(maintained, maintained->apply, &maintained->range, false);
+	view_make_queries(maintained, maintained->apply_telling, &maintained->range_telling, true);
 	MemoryContextSwitchTo(old);
 	MemoryContextSetParent(context, CacheMemoryContext);
 	maintained->context = context;
@@ -335,20 +400,39 @@ view_check_types(const CqrsView *view, Oid read_table)
 	}
 }
 
-/* A statement for each size of batches; the smallest has one event. */
+/*
+ * A statement for each size of batches, of which the smallest has one event; and one
+ * for ranges, which is planned for each anew: whether to go through the outbox by
+ * position or as it lies depends on how much of it a range is. How many events that
+ * is, statistics often don't know yet, so it is never taken for so few as to sort.
+ */
 static void
-view_make_queries(Maintained *maintained, CqrsQuery *queries, bool tell)
+view_make_queries(Maintained *maintained, CqrsQuery *batches, CqrsQuery *range, bool tell)
 {
-	char	   *one = cqrs_view_sql_apply(maintained->view, &maintained->tables, true, tell);
-	char	   *many = cqrs_view_sql_apply(maintained->view, &maintained->tables, false, tell);
+	const CqrsView *view = maintained->view;
+	const CqrsViewTables *tables = &maintained->tables;
+	char	   *one = cqrs_view_sql_apply(view, tables, true, tell);
+	char	   *many = cqrs_view_sql_apply(view, tables, false, tell);
 
 	for (int i = 0; i < CQRS_QUERY_SIZE_CLASSES; i++)
-		queries[i] = (CqrsQuery)
+		batches[i] = (CqrsQuery)
 	{
 		.sql = i == 0 ? one : many,
 		.flags = CQRS_QUERY_IN_PLACE | CQRS_QUERY_BY_KEY,
-		.nargs = maintained->view->nkept > 0 ? 2 : 0,
+		.nargs = view->nkept > 0 ? 2 : 0,
 		.argtypes = {INT8OID, INT8OID}
+	};
+	*range = (CqrsQuery)
+	{
+		.sql = cqrs_view_sql_apply_from(view, tables, cqrs_outbox_read_range_source(),
+										cqrs_outbox_read_range_condition(), tell),
+		.flags = CQRS_QUERY_IN_PLACE | CQRS_QUERY_CUSTOM | CQRS_QUERY_NO_JIT |
+		CQRS_QUERY_HASHED,
+		.nargs = NRANGE_ARGS,
+		.argtypes = {
+			INT8OID, INT8OID, INT8OID, INT8OID, XID8OID, XID8OID, XID8OID, PG_SNAPSHOTOID,
+			TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID
+		}
 	};
 }
 

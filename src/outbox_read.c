@@ -28,6 +28,11 @@
  *
  * Reads are ordinary queries under the active snapshot, so that a partitioned
  * outbox needs no change here.
+ *
+ * A statement may also read a part of a walk by itself, a range of positions,
+ * without a batch in memory: it selects from cqrs_outbox_read_range_source and
+ * counts what passes with cqrs_outbox_read_range_condition. Only branch A has
+ * ranges.
  */
 #include "postgres.h"
 
@@ -52,6 +57,9 @@
  */
 #define ROW_COLUMN_LIST CQRS_EVENT_COLUMN_LIST ", xid"
 
+/* to look for the next transaction in the index costs as much as so many entries */
+#define FEW_TRANSACTIONS 32
+
 /* where the rows of a read go */
 typedef struct ReadState
 {
@@ -70,6 +78,9 @@ typedef struct HandOver
 	CqrsEventFn event_fn;
 	void	   *arg;
 } HandOver;
+
+/* the range that a statement is reading */
+static CqrsRange *range_being_read = NULL;
 
 static bool read_add_row(TupleTableSlot *slot, void *arg);
 static bool read_hand_over(TupleTableSlot *slot, void *arg);
@@ -134,11 +145,12 @@ cqrs_outbox_read_interval(CqrsBatch *batch, Datum done, Datum current,
 
 /*
  * The lowest and highest position of branch A between done and the active
- * snapshot, whose value is current. Looks at each of its index entries once,
- * except from the empty snapshot on.
+ * snapshot, whose value is current. Looks at each of its index entries once, or,
+ * where transactions must be few for what they have published, at the first of
+ * each; at none from the empty snapshot on. events is how many there are at least.
  */
 void
-cqrs_outbox_read_bounds(Datum done, Datum current, int64 *low, int64 *high)
+cqrs_outbox_read_bounds(Datum done, Datum current, int events, int64 *low, int64 *high)
 {
 	/* "+ 0", lest the planner looks for the minimum along the primary key */
 	static CqrsQuery minimum = {
@@ -148,15 +160,30 @@ cqrs_outbox_read_bounds(Datum done, Datum current, int64 *low, int64 *high)
 		.nargs = 2,
 		.argtypes = {XID8OID, XID8OID}
 	};
+	static CqrsQuery minimum_of_few = {
+		.sql = "WITH RECURSIVE first AS ("
+		"(SELECT xid, position FROM cqrs.outbox WHERE xid >= $1 AND xid < $2"
+		"  ORDER BY xid, position LIMIT 1) UNION ALL "
+		"SELECT next.xid, next.position FROM first, LATERAL"
+		" (SELECT o.xid, o.position FROM cqrs.outbox AS o WHERE o.xid > first.xid AND o.xid < $2"
+		"  ORDER BY o.xid, o.position LIMIT 1) AS next)"
+		" SELECT coalesce(min(position), 1) FROM first",
+		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_INDEXED,
+		.nargs = 2,
+		.argtypes = {XID8OID, XID8OID}
+	};
 	static CqrsQuery maximum = {
 		.sql = "SELECT coalesce(max(position), 0) FROM cqrs.outbox",
 		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_INDEXED
 	};
 	Datum		args[2] = {snapshot_xmax(done), snapshot_xmax(current)};
+	uint64		transactions = U64FromFullTransactionId(DatumGetFullTransactionId(args[1])) -
+		U64FromFullTransactionId(DatumGetFullTransactionId(args[0]));
 
 	*low = 1;
 	if (!snapshot_is_empty(done))
-		cqrs_query_run(&minimum, args, NULL, read_keep_first, low);
+		cqrs_query_run(transactions < events / FEW_TRANSACTIONS ? &minimum_of_few : &minimum,
+					   args, NULL, read_keep_first, low);
 	cqrs_query_run(&maximum, NULL, NULL, read_keep_first, high);
 }
 
@@ -226,6 +253,116 @@ cqrs_outbox_read_walk(CqrsBatch *batch, const CqrsWalk *walk, CqrsReadLimit limi
 	}
 	cqrs_event_batch_truncate(batch, keep);
 	return end == PG_INT64_MAX;
+}
+
+/*
+ * Make a range of the events that follow next in a walk, of limit positions from
+ * the next event on. Returns false if there is none, or some of branch B are among
+ * them: then cqrs_outbox_read_walk is for them.
+ */
+bool
+cqrs_outbox_read_range(CqrsRange *range, const CqrsWalk *walk, int limit)
+{
+	static CqrsQuery next = {
+		.sql = "SELECT position FROM cqrs.outbox"
+		" WHERE position > $1 AND position <= $2 ORDER BY position LIMIT 1",
+		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_INDEXED,
+		.nargs = 2,
+		.argtypes = {INT8OID, INT8OID}
+	};
+	static CqrsQuery in_flight = {
+		.sql = "SELECT 1 FROM unnest(ARRAY(SELECT pg_snapshot_xip($1))) AS x,"
+		" LATERAL (SELECT 1 FROM cqrs.outbox"
+		"  WHERE xid = x AND position > $2 AND position <= $3 LIMIT 1) AS o LIMIT 1",
+		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_INDEXED,
+		.nargs = 3,
+		.argtypes = {PG_SNAPSHOTOID, INT8OID, INT8OID}
+	};
+	Datum		args[3] = {
+		Int64GetDatum(Max(walk->last, walk->low - 1)), Int64GetDatum(walk->high)
+	};
+	int64		first;
+
+	if (cqrs_query_run(&next, args, NULL, read_keep_first, &first) == 0)
+		return false;
+	range->walk = *walk;
+	range->after = first - 1;
+	range->upto = Min(range->after + limit, walk->high);
+	range->is_end = range->upto == walk->high;
+	range->nevents = 0;
+	range->last = 0;
+	if (!snapshot_has_xip(walk->done))
+		return true;
+	args[0] = walk->done;
+	args[1] = Int64GetDatum(walk->last);
+	args[2] = Int64GetDatum(range->upto);
+	if (cqrs_query_run(&in_flight, args, NULL, NULL, NULL) > 0)
+		range->upto = 0;
+	return range->upto > 0;
+}
+
+/*
+ * What to select from, under the alias "events", in a statement that somebody else
+ * makes: the events of a range. $3 to $8 are of cqrs_outbox_read_range_args. The
+ * index over transaction ids would have to be read from one end of the interval to
+ * the other for each range; IS TRUE keeps the planner off it.
+ */
+const char *
+cqrs_outbox_read_range_source(void)
+{
+	return "(SELECT " CQRS_EVENT_COLUMN_LIST " FROM cqrs.outbox"
+		" WHERE position OPERATOR(pg_catalog.>) $3 AND position OPERATOR(pg_catalog.<=) $4"
+		" AND (xid OPERATOR(pg_catalog.>=) $5 AND xid OPERATOR(pg_catalog.<) $6"
+		" AND (xid OPERATOR(pg_catalog.<) $7"
+		" OR pg_catalog.pg_visible_in_snapshot(xid, $8))) IS TRUE) AS events";
+}
+
+/*
+ * The condition that goes with it, which counts: those that the filters $9
+ * (event_types), $10 (aggregate_types) and $11 (sources) let through; NULL = none.
+ * Whatever else the statement demands must be asked after it.
+ */
+const char *
+cqrs_outbox_read_range_condition(void)
+{
+	return "($9 IS NULL OR event_type OPERATOR(pg_catalog.=) ANY ($9))"
+		" AND ($10 IS NULL OR aggregate_type OPERATOR(pg_catalog.=) ANY ($10))"
+		" AND ($11 IS NULL OR source OPERATOR(pg_catalog.=) ANY ($11))"
+		" AND cqrs.count_event(\"position\")";
+}
+
+/* The arguments of both but for the filters: six. */
+void
+cqrs_outbox_read_range_args(const CqrsRange *range, Datum *args)
+{
+	args[0] = Int64GetDatum(range->after);
+	args[1] = Int64GetDatum(range->upto);
+	args[2] = snapshot_xmax(range->walk.done);
+	args[3] = snapshot_xmax(range->walk.target);
+	args[4] = snapshot_xmin(range->walk.target);
+	args[5] = range->walk.target;
+}
+
+/* From now on a statement reads the range, and counts its events; NULL = no more. */
+void
+cqrs_outbox_read_range_count(CqrsRange *range)
+{
+	if (range != NULL)
+	{
+		range->nevents = 0;
+		range->last = 0;
+	}
+	range_being_read = range;
+}
+
+/* Count an event of the range that is being read, if there is one. */
+void
+cqrs_outbox_read_count_event(int64 position)
+{
+	if (range_being_read == NULL)
+		return;
+	range_being_read->nevents++;
+	range_being_read->last = Max(range_being_read->last, position);
 }
 
 /*

@@ -34,9 +34,31 @@ typedef struct CqrsWalk
 extern bool cqrs_outbox_read_is_long(Datum done, CqrsReadLimit limit);
 extern bool cqrs_outbox_read_interval(CqrsBatch *batch, Datum done, Datum current,
 									  CqrsReadLimit limit);
-extern void cqrs_outbox_read_bounds(Datum done, Datum current, int64 *low, int64 *high);
+extern void cqrs_outbox_read_bounds(Datum done, Datum current, int events, int64 *low,
+									int64 *high);
 extern bool cqrs_outbox_read_walk(CqrsBatch *batch, const CqrsWalk *walk,
 								  CqrsReadLimit limit);
+
+/*
+ * Events of a walk that a statement is to read by itself: those with positions
+ * beyond "after" and up to "upto". "nevents" and "last" are known once it has.
+ */
+typedef struct CqrsRange
+{
+	CqrsWalk	walk;
+	int64		after;
+	int64		upto;
+	bool		is_end;			/* is the walk at its end then? */
+	int64		nevents;		/* those that the filters let through, */
+	int64		last;			/* and the highest position of them */
+} CqrsRange;
+
+extern bool cqrs_outbox_read_range(CqrsRange *range, const CqrsWalk *walk, int limit);
+extern const char *cqrs_outbox_read_range_source(void);
+extern const char *cqrs_outbox_read_range_condition(void);
+extern void cqrs_outbox_read_range_args(const CqrsRange *range, Datum *args);
+extern void cqrs_outbox_read_range_count(CqrsRange *range);
+extern void cqrs_outbox_read_count_event(int64 position);
 
 /* what is not processed yet, counted up to a limit */
 typedef struct CqrsPending

@@ -381,7 +381,8 @@ filter_load(CqrsFilter *filter, TupleTableSlot *slot, int column)
 	if (isnull)
 		return;
 	/* the elements point into the array */
-	deconstruct_array(DatumGetArrayTypePCopy(value), TEXTOID, -1, false, TYPALIGN_INT,
+	filter->array = PointerGetDatum(DatumGetArrayTypePCopy(value));
+	deconstruct_array(DatumGetArrayTypeP(filter->array), TEXTOID, -1, false, TYPALIGN_INT,
 					  &elements, NULL, &filter->nvalues);
 	filter->values = palloc(filter->nvalues * sizeof(text *));
 	for (int i = 0; i < filter->nvalues; i++)

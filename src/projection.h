@@ -47,6 +47,7 @@ typedef struct CqrsFilter
 	bool		all;
 	int			nvalues;
 	text	  **values;
+	Datum		array;			/* the same as text[] */
 } CqrsFilter;
 
 /*

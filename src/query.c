@@ -95,6 +95,9 @@ cqrs_query_run_on(CqrsQuery *query, const CqrsRows *rows, Datum *args,
 	static const char *const no_jit[] = {
 		"jit", NULL
 	};
+	static const char *const hashed[] = {
+		"enable_sort", NULL
+	};
 	RowReceiver receiver = {
 		.pub = {
 			.receiveSlot = row_receive,
@@ -119,7 +122,7 @@ cqrs_query_run_on(CqrsQuery *query, const CqrsRows *rows, Datum *args,
 	if (!(query->flags & (CQRS_QUERY_AS_CALLER | CQRS_QUERY_IN_PLACE)))
 		SetUserIdAndSecContext(query_owner(),
 							   sec_context | SECURITY_LOCAL_USERID_CHANGE);
-	if (shape || (query->flags & CQRS_QUERY_NO_JIT) ||
+	if (shape || (query->flags & (CQRS_QUERY_NO_JIT | CQRS_QUERY_HASHED)) ||
 		(!(query->flags & CQRS_QUERY_IN_PLACE) &&
 		 strcmp(namespace_search_path, OUR_SEARCH_PATH) != 0))
 		nest_level = NewGUCNestLevel();
@@ -132,6 +135,8 @@ cqrs_query_run_on(CqrsQuery *query, const CqrsRows *rows, Datum *args,
 		query_set_off(by_key);
 	if (query->flags & CQRS_QUERY_NO_JIT)
 		query_set_off(no_jit);
+	if (query->flags & CQRS_QUERY_HASHED)
+		query_set_off(hashed);
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");

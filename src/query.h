@@ -24,6 +24,7 @@
 #define CQRS_QUERY_BY_KEY	0x20	/* few rows of large tables: plan for index lookups */
 #define CQRS_QUERY_CUSTOM	0x40	/* plan anew each time, for these arguments */
 #define CQRS_QUERY_NO_JIT	0x80	/* compile nothing: what is run once is not worth it */
+#define CQRS_QUERY_HASHED	0x100	/* group by hashing, however few rows are expected */
 
 /*
  * A statement of ours. Objects of this type are static variables of the file

@@ -1,17 +1,20 @@
 /*
  * sql_publish.c
- *		SQL functions of publishers: current_xid, publish, grant_publish.
+ *		SQL functions about the outbox: current_xid, count_event, publish,
+ *		grant_publish.
  */
 #include "postgres.h"
 
 #include "utils/xid8.h"
 
 #include "outbox.h"
+#include "outbox_read.h"
 #include "sql_publish.h"
 
 #define NPUBLISH_ARGS 8
 
 PG_FUNCTION_INFO_V1(cqrs_sql_current_xid);
+PG_FUNCTION_INFO_V1(cqrs_sql_count_event);
 PG_FUNCTION_INFO_V1(cqrs_sql_publish);
 PG_FUNCTION_INFO_V1(cqrs_sql_grant_publish);
 
@@ -27,6 +30,19 @@ Datum
 cqrs_sql_current_xid(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_FULLTRANSACTIONID(cqrs_outbox_stamp());
+}
+
+/*
+ * cqrs.count_event(event_position bigint) RETURNS boolean
+ *
+ * Counts an event, by its position, that a statement of a view's reads from the
+ * outbox; does nothing anywhere else. Always true. Takes no lock.
+ */
+Datum
+cqrs_sql_count_event(PG_FUNCTION_ARGS)
+{
+	cqrs_outbox_read_count_event(PG_GETARG_INT64(0));
+	PG_RETURN_BOOL(true);
 }
 
 /*

@@ -34,6 +34,8 @@ typedef struct CqrsViewSql
 	const CqrsView *view;
 	const CqrsViewTables *tables;
 	bool		one_event;		/* at the most: no need to aggregate */
+	const char *source;			/* what the events are selected from, as "events" */
+	const char *condition;		/* of the source, asked before the query's own; or NULL */
 	StringInfoData text;
 } CqrsViewSql;
 

@@ -47,11 +47,12 @@
 static void sql_columns(StringInfo sql, const CqrsView *view, bool keys_only);
 static void sql_names(CqrsViewSql *sql, const char *prefix);
 static void sql_values(CqrsViewSql *sql, const char *prefix);
-static void sql_select(CqrsViewSql *sql, const char *from, bool with_positions);
+static char *sql_apply(CqrsViewSql *sql, bool return_keys);
+static void sql_select(CqrsViewSql *sql, bool with_positions);
 static void sql_one_value(StringInfo text, const CqrsViewColumn *column);
 static void sql_position(CqrsViewSql *sql, const CqrsViewColumn *column);
 static void sql_simple(CqrsViewSql *sql);
-static void sql_delta(CqrsViewSql *sql, const char *from);
+static void sql_delta(CqrsViewSql *sql);
 static void sql_plain(CqrsViewSql *sql);
 static void sql_known(CqrsViewSql *sql);
 static void sql_fresh(CqrsViewSql *sql);
@@ -174,14 +175,14 @@ sql_columns(StringInfo sql, const CqrsView *view, bool keys_only)
 char *
 cqrs_view_sql_fill(const CqrsView *view, const CqrsViewTables *tables, const char *outbox)
 {
-	CqrsViewSql		sql = {.view = view,.tables = tables};
+	CqrsViewSql		sql = {.view = view,.tables = tables,.source = outbox};
 	StringInfo	text = &sql.text;
 
 	initStringInfo(text);
 	appendStringInfoString(text, "WITH ");
 	if (view->nkept > 0)
 	{
-		sql_delta(&sql, outbox);
+		sql_delta(&sql);
 		appendStringInfoString(text, ", kept AS (");
 		sql_kept(&sql, true);
 		appendStringInfoString(text, "), ");
@@ -196,7 +197,7 @@ cqrs_view_sql_fill(const CqrsView *view, const CqrsViewTables *tables, const cha
 		appendStringInfoString(text, " FROM delta AS d");
 	}
 	else
-		sql_select(&sql, outbox, false);
+		sql_select(&sql, false);
 	appendStringInfoString(text, ") SELECT pg_catalog.pg_current_snapshot()"
 						   " WHERE $1 IS NOT NULL");
 	return text->data;
@@ -212,38 +213,63 @@ char *
 cqrs_view_sql_apply(const CqrsView *view, const CqrsViewTables *tables, bool one_event,
 					bool return_keys)
 {
-	CqrsViewSql		sql = {.view = view,.tables = tables,.one_event = one_event};
-	StringInfo	text = &sql.text;
+	CqrsViewSql sql = {
+		.view = view,.tables = tables,.one_event = one_event,.source = "events"
+	};
+
+	return sql_apply(&sql, return_keys);
+}
+
+/*
+ * The same for events that the statement finds by itself: in source, which is
+ * something to select from, with the alias "events", where the condition holds.
+ * That is asked of each row of the source before anything of the query is.
+ */
+char *
+cqrs_view_sql_apply_from(const CqrsView *view, const CqrsViewTables *tables,
+						 const char *source, const char *condition, bool return_keys)
+{
+	CqrsViewSql sql = {
+		.view = view,.tables = tables,.source = source,.condition = condition
+	};
+
+	return sql_apply(&sql, return_keys);
+}
+
+static char *
+sql_apply(CqrsViewSql *sql, bool return_keys)
+{
+	StringInfo	text = &sql->text;
 
 	initStringInfo(text);
-	if (view->nkept == 0)
+	if (sql->view->nkept == 0)
 	{
-		sql_simple(&sql);
+		sql_simple(sql);
 		if (return_keys)
 		{
 			appendStringInfoString(text, " RETURNING ");
-			sql_key(&sql, "t.", false);
+			sql_key(sql, "t.", false);
 		}
 		return text->data;
 	}
 	appendStringInfoString(text, "WITH ");
-	sql_delta(&sql, "events");
+	sql_delta(sql);
 	appendStringInfoString(text, ", plain AS (");
-	sql_plain(&sql);
+	sql_plain(sql);
 	appendStringInfoString(text, "), known AS (");
-	sql_known(&sql);
+	sql_known(sql);
 	appendStringInfoString(text, "), fresh AS (");
-	sql_fresh(&sql);
+	sql_fresh(sql);
 	appendStringInfoString(text, "), kept AS (");
-	sql_kept(&sql, false);
+	sql_kept(sql, false);
 	appendStringInfoString(text, ") SELECT ");
 	if (return_keys)
-		sql_key(&sql, "d.v", true);
+		sql_key(sql, "d.v", true);
 	else
 		appendStringInfoString(text, "NULL");
 	appendStringInfoString(text, ", (SELECT pg_catalog.count(*) FROM known) " CQRS_VIEW_PLUS " (SELECT pg_catalog.count(*) FROM fresh)"
 						   " OPERATOR(pg_catalog.=) (SELECT pg_catalog.count(*) FROM delta AS d WHERE ");
-	sql_special(&sql, "d.");
+	sql_special(sql, "d.");
 	appendStringInfo(text, ") FROM delta AS d%s", return_keys ? "" : " LIMIT 1");
 	return text->data;
 }
@@ -267,9 +293,9 @@ sql_values(CqrsViewSql *sql, const char *prefix)
 		appendStringInfo(&sql->text, "%s%s%d", i > 0 ? ", " : "", prefix, i + 1);
 }
 
-/* The query itself, over something called "events"; positions come last. */
+/* The query itself, over the source of events; positions come last. */
 static void
-sql_select(CqrsViewSql *sql, const char *from, bool with_positions)
+sql_select(CqrsViewSql *sql, bool with_positions)
 {
 	const CqrsView *view = sql->view;
 	StringInfo	text = &sql->text;
@@ -286,8 +312,11 @@ sql_select(CqrsViewSql *sql, const char *from, bool with_positions)
 	}
 	for (int i = 0; i < view->nkept && with_positions; i++)
 		sql_position(sql, kept_column(view, i));
-	appendStringInfo(text, " FROM %s", from);
-	if (view->where != NULL)
+	appendStringInfo(text, " FROM %s", sql->source);
+	if (sql->condition != NULL)
+		appendStringInfo(text, " WHERE CASE WHEN %s THEN %s ELSE false END", sql->condition,
+						 view->where ? view->where : "true");
+	else if (view->where != NULL)
 		appendStringInfo(text, " WHERE %s", view->where);
 	if (!view->grouped || sql->one_event)
 		return;
@@ -341,14 +370,14 @@ sql_position(CqrsViewSql *sql, const CqrsViewColumn *column)
 
 /* delta (v1, …, p1, …): a row for each group of the batch, its positions last */
 static void
-sql_delta(CqrsViewSql *sql, const char *from)
+sql_delta(CqrsViewSql *sql)
 {
 	appendStringInfoString(&sql->text, "delta (");
 	sql_values(sql, "v");
 	for (int i = 0; i < sql->view->nkept; i++)
 		appendStringInfo(&sql->text, ", p%d", i + 1);
 	appendStringInfoString(&sql->text, ") AS MATERIALIZED (");
-	sql_select(sql, from, true);
+	sql_select(sql, true);
 	appendStringInfoChar(&sql->text, ')');
 }
 
@@ -386,7 +415,7 @@ sql_simple(CqrsViewSql *sql)
 	appendStringInfo(&sql->text, "INSERT INTO %s AS t (", cqrs_view_merge_relation(sql->tables->read_table));
 	sql_names(sql, "");
 	appendStringInfoString(&sql->text, ") ");
-	sql_select(sql, "events", false);
+	sql_select(sql, false);
 	cqrs_view_merge_conflict(sql);
 }
 

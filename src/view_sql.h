@@ -14,5 +14,8 @@ extern char *cqrs_view_sql_fill(const CqrsView *view, const CqrsViewTables *tabl
 								const char *outbox);
 extern char *cqrs_view_sql_apply(const CqrsView *view, const CqrsViewTables *tables,
 								 bool one_event, bool return_keys);
+extern char *cqrs_view_sql_apply_from(const CqrsView *view, const CqrsViewTables *tables,
+									  const char *source, const char *condition,
+									  bool return_keys);
 
 #endif							/* CQRS_VIEW_SQL_H */

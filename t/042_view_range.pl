@@ -1,0 +1,156 @@
+# A view that is alone with a backlog reads its events from the outbox by itself, a range of positions at a time. That
+# must be the same as reading them into a batch first, but for who reads: no event more or less, in the read table and
+# in the figures, with an event in the way that fails, and with one that commits late.
+#
+# One session processes all events, without workers, so that it is known what it reads, and how.
+
+use strict;
+use warnings FATAL => 'all';
+
+use FindBin;
+use lib "$FindBin::RealBin/lib";
+
+use CqrsTest;
+use Test::More;
+
+my $node = new_server('range', 'cqrs_views.enabled' => 'off', track_functions => 'all');
+my $query = q{
+	SELECT aggregate_id AS account, count(*) AS events, sum((payload->>'n')::int) AS total,
+		cqrs.last(payload->>'n') AS latest
+	FROM events WHERE event_type IN ('Paid', 'Refunded') AND payload->>'n' <> '0' GROUP BY aggregate_id};
+my $expected = $query =~ s/cqrs\.last\(payload->>'n'\)/(array_agg(payload->>'n' ORDER BY position DESC))[1]/r
+	=~ s/FROM events/FROM cqrs.outbox/r;
+
+create_database($node, 'postgres');
+run("SELECT cqrs.create_view('totals', \$\$ $query \$\$, batch_size => 10)");
+is(run('SELECT event_types FROM cqrs.projection'), '{Paid,Refunded}', 'the view has a filter');
+
+# --- some events are of another type, some were rolled back, some are nothing to the view
+
+publish_many(60, "CASE i % 5 WHEN 0 THEN 'Opened' WHEN 1 THEN 'Refunded' ELSE 'Paid' END", 'i % 7');
+run("BEGIN; SELECT cqrs.publish('Account', 'never', 'Paid') FROM generate_series(1, 30); ROLLBACK");
+publish_many(25, "'Paid'", '1');
+is_deeply([ heard() ],
+	[ map({ "$_ 8" } 9, 19, 29, 39, 49, 59), '100 10', '110 10', '115 5' ],
+	'each batch tells its last position and how many events it had');
+is(status(), '0|73|0|115|running', 'exactly those are counted that the filter lets through');
+is(read_by_ranges(), 73, 'and they were read as ranges');
+same('the read table is what the query says');
+
+# --- few events are read into memory
+
+publish_many(10, "'Paid'", '1');
+run('CALL cqrs.catch_up()');
+is(read_by_ranges(), 73, 'few events are no range');
+same('they are in the read table');
+
+# --- an event that commits late, in the way of ranges and before them
+
+my $late = $node->background_psql('postgres');
+$late->query_safe("BEGIN; SELECT cqrs.publish('Account', 'late', 'Paid', '{\"n\": 1}')");
+publish_many(5, "'Paid'", '2');
+run('CALL cqrs.catch_up()');
+$late->query_safe("SELECT cqrs.publish('Account', '1', 'Paid', '{\"n\": 3}')");
+publish_many(15, "'Paid'", '4');
+$late->query_safe("SELECT cqrs.publish('Account', '1', 'Paid', '{\"n\": 5}')");
+publish_many(40, "'Paid'", '6');
+$late->query_safe('COMMIT');
+$late->quit;
+my $before = read_by_ranges();
+run('CALL cqrs.catch_up()');
+same('events that commit late are not left out');
+cmp_ok(read_by_ranges(), '>', $before, 'and do not keep the rest from being read as ranges');
+
+# --- an event that fails is found, and does not take the others with it
+
+$before = status_of('events_processed');
+publish_many(40, "'Paid'", "CASE i WHEN 17 THEN 'x' ELSE '1' END");
+run('CALL cqrs.catch_up()');
+is(run('SELECT key, reason, sqlstate, message FROM cqrs.dead_letter ORDER BY position LIMIT 1'),
+	'1|failed|22P02|invalid input syntax for type integer: "x"', 'the event that fails is put aside');
+is(status_of('events_processed - ' . $before . ' + events_parked'), 40, 'each event is applied or put aside');
+is(run("SELECT count(*) FROM cqrs.dead_letter WHERE key <> '1'"), 0, 'other keys go on');
+
+$before = read_by_ranges();
+publish_many(30, "'Paid'", '1');
+run('CALL cqrs.catch_up()');
+is(read_by_ranges(), $before, 'with a key put aside, events are looked at one by one');
+
+# --- or its projection stops at it, with what came before it in the read table
+
+run("SELECT cqrs.discard_dead_letters('totals', '1'); SELECT cqrs.alter_projection('totals', on_error => 'stop')");
+$before = status_of('events_processed');
+publish_many(40, "'Paid'", "CASE i WHEN 35 THEN 'x' ELSE '1' END");
+my ($status, $output, $errors) = $node->psql('postgres', 'CALL cqrs.catch_up()');
+like($errors, qr/projection "totals" stopped: invalid input syntax for type integer: "x"/, 'it says why it stops');
+is(status_of('state'), 'stopped', 'it is stopped');
+cmp_ok(status_of("events_processed - $before"), '<=', 34, 'before the event that fails');
+run(q{SELECT cqrs.drop_projection('totals', drop_read_tables => true)});
+
+# --- appended rows, and a query without groups
+
+run(q{SELECT cqrs.create_view('opened', $$ SELECT position, payload->>'n' AS n FROM events WHERE event_type = 'Opened' $$,
+	batch_size => 10)});
+run(q{SELECT cqrs.create_view('all_events', 'SELECT count(*) AS events, max(position) AS latest FROM events',
+	batch_size => 10)});
+run("CALL cqrs.rebuild_projection('$_', online => false)") for qw(opened all_events);
+is(run('SELECT * FROM opened ORDER BY position'),
+	run(q{SELECT position, payload->>'n' FROM cqrs.outbox WHERE event_type = 'Opened' ORDER BY position}),
+	'rows are appended');
+is(run('TABLE all_events'), run('SELECT count(*), max(position) FROM cqrs.outbox'), 'one row counts all');
+
+is(run('SELECT cqrs.count_event(1)'), 't', 'anywhere else the function that counts does nothing');
+
+$node->stop;
+done_testing();
+
+sub run
+{
+	my ($sql) = @_;
+
+	return $node->safe_psql('postgres', $sql);
+}
+
+# Publishes n events of four accounts; type and value are SQL expressions over i.
+sub publish_many
+{
+	my ($n, $type, $value) = @_;
+
+	run("INSERT INTO cqrs.outbox (aggregate_type, aggregate_id, event_type, payload)
+		SELECT 'Account', i % 4, $type, jsonb_build_object('n', ($value)::text) FROM generate_series(1, $n) AS i");
+	return;
+}
+
+# Catches up, and returns position and number of events of each notification.
+sub heard
+{
+	my $heard = run('LISTEN totals; CALL cqrs.catch_up()');
+
+	return map { /"position": (\d+), "events": (\d+)/ ? "$1 $2" : () } split(/\n/, $heard);
+}
+
+# How many events statements have counted so far, over all sessions.
+sub read_by_ranges
+{
+	return run(q{SELECT coalesce(pg_stat_get_function_calls('cqrs.count_event(bigint)'::regprocedure), 0)});
+}
+
+sub status
+{
+	return status_of('events_pending, events_processed, events_parked, last_position, state');
+}
+
+sub status_of
+{
+	my ($columns) = @_;
+
+	return run("SELECT $columns FROM cqrs.projection_status");
+}
+
+sub same
+{
+	my ($name) = @_;
+
+	is(run('SELECT * FROM totals ORDER BY account'), run("$expected ORDER BY aggregate_id"), $name);
+	return;
+}
