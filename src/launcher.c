@@ -9,11 +9,13 @@
  *
  * It sleeps until something changes: a worker ended, a database without one has
  * published, a worker has been busy for long. When the pool is used up, the
- * worker that has been idle for longest makes room.
+ * worker that has been idle for longest makes room. A worker that fails, other
+ * than by what a projection does, gives its place back, too: where the extension
+ * is broken, databases that are well must not wait for it.
  *
  *	a database:	unknown --(listed, or told)--> wanted --(worker attached)--> served
- *	served --(worker ended)--> wanted; --(made room)--> resting; --(no
- *	extension, or dropped)--> unknown
+ *	served --(worker ended, or failed)--> wanted; --(made room)--> resting;
+ *	--(no extension, or dropped)--> unknown
  *	resting --(published, or after a while)--> wanted
  */
 #include "postgres.h"
@@ -49,8 +51,12 @@
 /* how often resting databases are looked at; ms */
 #define REMIND_EVERY 5000
 
-/* the shortest time between two starts of a worker for one database; ms */
+/*
+ * The shortest time between two starts of a worker for one database; ms. Where
+ * workers fail, it doubles each time, so often at most: half a minute.
+ */
 #define RESTART_PAUSE 1000
+#define MAX_DOUBLINGS 5
 
 /* a database that was looked at, whether it has the extension or not */
 typedef struct KnownDatabase
@@ -68,6 +74,7 @@ static void launcher_discover(void);
 static List *launcher_list_databases(void);
 static long launcher_serve(void);
 static long launcher_serve_one(const CqrsDemand *demand, int *nworkers);
+static long launcher_pause(const CqrsDemand *demand, TimestampTz last_start);
 static bool launcher_start(Oid dboid);
 static int	launcher_count_workers(void);
 static bool launcher_database_exists(Oid dboid);
@@ -267,6 +274,7 @@ launcher_serve_one(const CqrsDemand *demand, int *nworkers)
 {
 	TimestampTz now = GetCurrentTimestamp();
 	KnownDatabase *database;
+	long		pause;
 	bool		found;
 
 	if (!launcher_database_exists(demand->dboid))
@@ -289,9 +297,9 @@ launcher_serve_one(const CqrsDemand *demand, int *nworkers)
 		return -1;
 	}
 
-	if (database->last_start != 0 &&
-		!TimestampDifferenceExceeds(database->last_start, now, RESTART_PAUSE))
-		return RESTART_PAUSE;
+	pause = launcher_pause(demand, database->last_start);
+	if (pause > 0)
+		return pause;
 	if (!cqrs_worker_database_is_wanted(demand->dboid))
 		return CQRS_WORKER_POLL;
 	if (*nworkers >= cqrs_guc_max_workers)
@@ -305,6 +313,19 @@ launcher_serve_one(const CqrsDemand *demand, int *nworkers)
 	database->last_start = now;
 	(*nworkers)++;
 	return -1;
+}
+
+/* How many ms are left until a database may have another worker started? */
+static long
+launcher_pause(const CqrsDemand *demand, TimestampTz last_start)
+{
+	int			doublings = Min(Max(demand->failures - 1, 0), MAX_DOUBLINGS);
+
+	if (last_start == 0)
+		return 0;
+	return TimestampDifferenceMilliseconds(GetCurrentTimestamp(),
+										   TimestampTzPlusMilliseconds(last_start,
+																	   (int64) RESTART_PAUSE << doublings));
 }
 
 /* Start a worker. Returns false if the server has no room for it. */

@@ -50,6 +50,7 @@ typedef struct DatabaseSlot
 	pg_atomic_uint32 nworkers;	/* running or starting; changed under the lock */
 	pg_atomic_uint32 wanted;	/* the launcher was told that it has none */
 	pg_atomic_uint32 mate_wanted;	/* its workers have been busy for long */
+	pg_atomic_uint32 failures;	/* of its workers, since a pass has worked */
 	bool		resting;		/* needs none until something is published (lock) */
 	ConditionVariable processed;	/* broadcast after each commit of a batch */
 } DatabaseSlot;
@@ -94,7 +95,7 @@ static shmem_startup_hook_type prev_shmem_startup_hook = NULL;
 static DatabaseSlot *my_database = NULL;
 static WorkerSlot *my_worker = NULL;
 static int	my_sleeper = -1;
-static CqrsDatabaseFate my_fate = CQRS_DATABASE_KEEP;
+static CqrsDatabaseFate my_fate = CQRS_DATABASE_FAILED;
 
 static Size shmem_size(void);
 static void shmem_request(void);
@@ -226,11 +227,22 @@ cqrs_shmem_worker_attach(int worker)
 	return dboid;
 }
 
-/* Say what is to become of the database when this worker exits. */
+/*
+ * Say what is to become of the database when this worker exits. One that does
+ * not say anything has failed.
+ */
 void
 cqrs_shmem_worker_leave(CqrsDatabaseFate fate)
 {
 	my_fate = fate;
+}
+
+/* A pass has worked: there is nothing wrong with the database. */
+void
+cqrs_shmem_worker_works(void)
+{
+	if (pg_atomic_read_u32(&my_database->failures) != 0)
+		pg_atomic_write_u32(&my_database->failures, 0);
 }
 
 void
@@ -411,6 +423,7 @@ cqrs_shmem_launcher_demands(CqrsDemand *demands, int max)
 			continue;
 		demands[n].dboid = pg_atomic_read_u32(&database->dboid);
 		demands[n].nworkers = nworkers;
+		demands[n].failures = pg_atomic_read_u32(&database->failures);
 		demands[n].mate = mate;
 		n++;
 	}
@@ -614,6 +627,7 @@ shmem_startup(void)
 			pg_atomic_init_u32(&database->nworkers, 0);
 			pg_atomic_init_u32(&database->wanted, 0);
 			pg_atomic_init_u32(&database->mate_wanted, 0);
+			pg_atomic_init_u32(&database->failures, 0);
 			ConditionVariableInit(&database->processed);
 		}
 		for (int i = 0; i < shared->nworkers; i++)
@@ -643,6 +657,7 @@ database_claim(Oid dboid)
 		database->resting = false;
 		pg_atomic_write_u32(&database->wanted, 1);
 		pg_atomic_write_u32(&database->mate_wanted, 0);
+		pg_atomic_write_u32(&database->failures, 0);
 		pg_atomic_write_u32(&database->dboid, dboid);
 	}
 	return database;
@@ -689,6 +704,8 @@ worker_detach(int code, Datum arg)
 {
 	cqrs_shmem_worker_awake();
 	LWLockAcquire(shared->lock, LW_EXCLUSIVE);
+	if (my_fate == CQRS_DATABASE_FAILED)
+		pg_atomic_fetch_add_u32(&my_database->failures, 1);
 	if (pg_atomic_read_u32(&my_database->nworkers) == 1)
 	{
 		my_database->resting = my_fate == CQRS_DATABASE_REST;

@@ -29,11 +29,13 @@ typedef enum CqrsDatabaseFate
 {
 	CQRS_DATABASE_KEEP,			/* wants a worker again */
 	CQRS_DATABASE_REST,			/* wants one when something is published */
+	CQRS_DATABASE_FAILED,		/* wants one again, after a while */
 	CQRS_DATABASE_FORGET		/* has no extension */
 } CqrsDatabaseFate;
 
 extern Oid	cqrs_shmem_worker_attach(int worker);
 extern void cqrs_shmem_worker_leave(CqrsDatabaseFate fate);
+extern void cqrs_shmem_worker_works(void);
 extern void cqrs_shmem_worker_report(const char *activity, bool idle);
 extern bool cqrs_shmem_worker_told_to_stop(void);
 extern int	cqrs_shmem_worker_count(void);
@@ -48,6 +50,7 @@ typedef struct CqrsDemand
 {
 	Oid			dboid;
 	int			nworkers;
+	int			failures;		/* of its workers, without a pass that worked */
 	bool		mate;			/* one more is wanted */
 } CqrsDemand;
 

@@ -98,6 +98,8 @@ typedef struct PassOutcome
 } PassOutcome;
 
 static HTAB *limits = NULL;
+static unsigned int pass_turn;
+static unsigned int start_turn;
 static TimeoutId mate_timeout;
 static bool unfinished = true;	/* has the latest pass left something to do? */
 static bool mate_useful = false;
@@ -116,7 +118,6 @@ static void worker_activity(const char *activity, bool idle);
 static BatchLimit *worker_limit(int32 projection);
 static bool worker_must_leave(TimestampTz last_work);
 static void worker_sleep(uint64 seen, TimestampTz next_retry_at);
-static void worker_recover(void);
 static void mate_timeout_handler(void);
 
 /*
@@ -136,11 +137,14 @@ cqrs_worker_database_is_wanted(Oid dboid)
 	return true;
 }
 
-/* The entry point; arg is the number of the worker slot. */
+/*
+ * The entry point; arg is the number of the worker slot. An error outside of a
+ * projection's own work ends the process, which reports it and gives the
+ * transaction up; the launcher starts another one after a while.
+ */
 void
 cqrs_worker_main(Datum arg)
 {
-	sigjmp_buf	on_error;
 	Oid			dboid;
 
 	pqsignal(SIGHUP, SignalHandlerForConfigReload);
@@ -154,12 +158,8 @@ cqrs_worker_main(Datum arg)
 	worker_settings();
 	mate_timeout = RegisterTimeout(USER_TIMEOUT, mate_timeout_handler);
 
-	if (sigsetjmp(on_error, 1) != 0)
-	{
-		error_context_stack = NULL;
-		worker_recover();
-	}
-	PG_exception_stack = &on_error;
+	/* turns go on where those of the last worker may have ended in an error */
+	pass_turn = start_turn = (unsigned int) MyProcPid;
 	worker_loop();
 	proc_exit(0);
 }
@@ -223,6 +223,7 @@ worker_loop(void)
 			seen = cqrs_shmem_worker_look();
 		}
 		outcome = worker_pass();
+		cqrs_shmem_worker_works();
 		if (outcome.leave)
 		{
 			cqrs_shmem_worker_leave(CQRS_DATABASE_FORGET);
@@ -313,8 +314,6 @@ worker_pass(void)
 static int
 worker_choose(CqrsMember *members, CqrsProjection **projections, int *round)
 {
-	static unsigned int pass = 0;
-	static unsigned int start = 0;
 	List	   *quick = NIL;
 	List	   *alone = NIL;
 	ListCell   *lc;
@@ -333,11 +332,11 @@ worker_choose(CqrsMember *members, CqrsProjection **projections, int *round)
 	}
 	mate_useful = list_length(quick) + list_length(alone) > 1;
 
-	pass++;
-	if (alone != NIL && (quick == NIL || pass % 2 == 0))
+	pass_turn++;
+	if (alone != NIL && (quick == NIL || pass_turn % 2 == 0))
 	{
 		*round = list_length(alone) * (quick == NIL ? 1 : 2);
-		projections[0] = list_nth(alone, (quick == NIL ? pass : pass / 2) % list_length(alone));
+		projections[0] = list_nth(alone, (quick == NIL ? pass_turn : pass_turn / 2) % list_length(alone));
 		members[0] = worker_member(projections[0]);
 		return 1;
 	}
@@ -348,11 +347,11 @@ worker_choose(CqrsMember *members, CqrsProjection **projections, int *round)
 		*round = 2 * Max(*round, list_length(alone));
 	for (int i = 0; i < share; i++)
 	{
-		projections[i] = list_nth(quick, (start + i) % list_length(quick));
+		projections[i] = list_nth(quick, (start_turn + i) % list_length(quick));
 		members[i] = worker_member(projections[i]);
 	}
 	if (share < list_length(quick))
-		start += share;
+		start_turn += share;
 	return share;
 }
 
@@ -475,10 +474,12 @@ worker_must_leave(TimestampTz last_work)
 		cqrs_shmem_worker_leave(unfinished ? CQRS_DATABASE_KEEP : CQRS_DATABASE_REST);
 		return true;
 	}
-	if (!cqrs_worker_database_is_wanted(MyDatabaseId))
-		return true;
-	return cqrs_shmem_worker_count() > 1 &&
-		TimestampDifferenceExceeds(last_work, GetCurrentTimestamp(), MATE_PATIENCE);
+	if (cqrs_worker_database_is_wanted(MyDatabaseId) &&
+		(cqrs_shmem_worker_count() <= 1 ||
+		 !TimestampDifferenceExceeds(last_work, GetCurrentTimestamp(), MATE_PATIENCE)))
+		return false;
+	cqrs_shmem_worker_leave(CQRS_DATABASE_KEEP);
+	return true;
 }
 
 static void
@@ -497,29 +498,6 @@ worker_sleep(uint64 seen, TimestampTz next_retry_at)
 					 PG_WAIT_EXTENSION);
 	ResetLatch(MyLatch);
 	cqrs_shmem_worker_awake();
-}
-
-/*
- * After an error outside of a projection's own work: report it, give up the
- * transaction, and go on after a pause. Some errors leave a subtransaction
- * behind, which only AbortOutOfAnyTransaction clears away.
- */
-static void
-worker_recover(void)
-{
-	HOLD_INTERRUPTS();
-	disable_all_timeouts(false);
-	QueryCancelPending = false;
-	EmitErrorReport();
-	AbortOutOfAnyTransaction();
-	MemoryContextSwitchTo(TopMemoryContext);
-	FlushErrorState();
-	RESUME_INTERRUPTS();
-
-	cqrs_shmem_worker_awake();
-	worker_activity("pausing after an error", false);
-	(void) WaitLatch(MyLatch, WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, CQRS_WORKER_POLL,
-					 PG_WAIT_EXTENSION);
 }
 
 static void

@@ -49,6 +49,42 @@ set('cqrs_views.max_workers', 1);
 poll_ok($node, 'postgres', "$count_workers", 'a smaller pool lets workers go', 1);
 publish($node, $_, 10) foreach @databases;
 handled_once($node, $_, 'p', "one worker again, database $_") foreach @databases;
+
+# --- databases whose extension is broken
+
+# Their workers fail at whatever they do. With as many of these as there are places, none must keep one.
+my @broken = qw(broken shattered);
+my $failure = qr{^[^\n]* (\d+:\d+:\d+)\.\d+ [^\n]*ERROR:[^\n]* does not exist}m;
+set('cqrs_views.max_workers', 2);
+foreach my $database (@broken)
+{
+	create_database($node, $database);
+	create_log_projection($node, $database, 'p');
+	handled_once($node, $database, 'p', "database $database before it breaks");
+}
+my $log_offset = -s $node->logfile;
+foreach my $database (@broken)
+{
+	publish($node, $database, 1);
+	$node->safe_psql($database, 'ALTER TABLE cqrs.registry RENAME state TO condition');
+}
+poll_ok($node, 'postgres', "$count_workers AND datname IN ('broken', 'shattered')", 'workers that fail go', 0);
+foreach my $round (1 .. 3)
+{
+	publish($node, $_, 10) foreach @databases;
+	handled_once($node, $_, 'p', "beside broken databases, round $round, database $_") foreach @databases;
+}
+$node->wait_for_log(qr{(?:$failure.*){8}}s, $log_offset);
+my $log = substr slurp_file($node->logfile), $log_offset;
+my @times = map { 3600 * $_->[0] + 60 * $_->[1] + $_->[2] } map { [split /:/] }
+	$log =~ m{$failure}g;
+cmp_ok(($times[7] - $times[0]) % 86400, '>=', 5, 'they come again less and less often');
+foreach my $database (@broken)
+{
+	$node->safe_psql($database, 'ALTER TABLE cqrs.registry RENAME condition TO state');
+	handled_once($node, $database, 'p', "database $database is whole again");
+	$node->safe_psql('postgres', "DROP DATABASE $database");
+}
 set('cqrs_views.max_workers', 4);
 
 # --- off and on
