@@ -270,11 +270,11 @@ parking_compute_keys(Parking *parking, CqrsEvent **events, int nevents)
 		parking_park(parking, events[0], NULL, error);
 	else
 	{
-		int			part = cqrs_apply_error_is_timeout(error) ?
+		int			size = cqrs_apply_error_is_timeout(error) ?
 			Max(nevents / TIMEOUT_PARTS, 1) : (nevents + 1) / 2;
 
-		for (int i = 0; i < nevents; i += part)
-			parking_compute_keys(parking, events + i, Min(part, nevents - i));
+		for (int i = 0; i < nevents; i += size)
+			parking_compute_keys(parking, events + i, Min(size, nevents - i));
 	}
 }
 
