@@ -14,6 +14,7 @@
 #include "access/sysattr.h"
 #include "access/table.h"
 #include "catalog/pg_type.h"
+#include "common/hashfn.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
@@ -42,9 +43,17 @@
 /* what a process keeps for its next batch, if it ever had one of that size */
 #define KEPT_BYTES (8 * 1024 * 1024)
 
+/* keys on their way out of an evaluation */
+typedef struct KeyList
+{
+	MemoryContext context;
+	text	  **keys;
+} KeyList;
+
 static MemoryContext kept_context = NULL;
 static bool kept_in_use = false;
 
+static void key_keep(int i, Datum value, bool isnull, void *arg);
 static TupleDesc event_desc(void);
 static void batch_append(CqrsBatch *batch, HeapTuple tuple, int64 position);
 static int	event_compare(const void *a, const void *b);
@@ -288,23 +297,45 @@ cqrs_event_key_parse(const char *expression)
 text	  **
 cqrs_event_keys(const CqrsKey *key, CqrsEvent **events, int nevents, TupleDesc desc)
 {
-	text	  **keys = palloc(nevents * sizeof(text *));
-	EState	   *estate;
-	ExprContext *econtext;
-	ExprState  *exprstate;
-	TupleTableSlot *slot;
+	KeyList		list = {
+		.context = CurrentMemoryContext,.keys = palloc(nevents * sizeof(text *))
+	};
 
 	if (key->column == CQRS_EVENT_AGGREGATE_ID)
-	{
 		for (int i = 0; i < nevents; i++)
-			keys[i] = cqrs_event_text(events[i], desc, CQRS_EVENT_AGGREGATE_ID);
-		return keys;
-	}
+			list.keys[i] = cqrs_event_text(events[i], desc, CQRS_EVENT_AGGREGATE_ID);
+	else
+		cqrs_event_evaluate(key->expr, events, nevents, desc, NULL, key_keep, &list);
+	return list.keys;
+}
 
-	estate = CreateExecutorState();
-	econtext = GetPerTupleExprContext(estate);
-	exprstate = ExecPrepareExpr(copyObject(key->expr), estate);
-	slot = MakeSingleTupleTableSlot(desc, &TTSOpsHeapTuple);
+static void
+key_keep(int i, Datum value, bool isnull, void *arg)
+{
+	KeyList    *list = (KeyList *) arg;
+	MemoryContext old = MemoryContextSwitchTo(list->context);
+
+	list->keys[i] = isnull ? NULL : DatumGetTextPCopy(value);
+	MemoryContextSwitchTo(old);
+}
+
+/*
+ * Evaluate an expression over attributes of varno 1 for each of the events.
+ * ready_fn, which may be NULL, is called before the first: what is thrown until
+ * then is no event's fault.
+ */
+void
+cqrs_event_evaluate(const Expr *expr, CqrsEvent **events, int nevents, TupleDesc desc,
+					void (*ready_fn) (void), CqrsValueFn value_fn, void *arg)
+{
+	EState	   *estate = CreateExecutorState();
+	ExprContext *econtext = GetPerTupleExprContext(estate);
+	ExprState  *state = ExecPrepareExpr(copyObject(unconstify(Expr *, expr)), estate);
+	TupleTableSlot *slot = MakeSingleTupleTableSlot(desc, &TTSOpsHeapTuple);
+	MemoryContext old = MemoryContextSwitchTo(econtext->ecxt_per_tuple_memory);
+
+	if (ready_fn != NULL)
+		ready_fn();
 	econtext->ecxt_scantuple = slot;
 	for (int i = 0; i < nevents; i++)
 	{
@@ -313,12 +344,31 @@ cqrs_event_keys(const CqrsKey *key, CqrsEvent **events, int nevents, TupleDesc d
 
 		ResetExprContext(econtext);
 		ExecStoreHeapTuple(events[i]->tuple, slot, false);
-		value = ExecEvalExprSwitchContext(exprstate, econtext, &isnull);
-		keys[i] = isnull ? NULL : DatumGetTextPCopy(value);
+		value = ExecEvalExpr(state, econtext, &isnull);
+		value_fn(i, value, isnull, arg);
 	}
+	MemoryContextSwitchTo(old);
 	ExecDropSingleTupleTableSlot(slot);
 	FreeExecutorState(estate);
-	return keys;
+}
+
+/* Are two texts the same, byte by byte? NULL is the same as NULL. */
+bool
+cqrs_event_same_text(const text *a, const text *b)
+{
+	if (a == NULL || b == NULL)
+		return a == b;
+	return VARSIZE_ANY_EXHDR(a) == VARSIZE_ANY_EXHDR(b) &&
+		memcmp(VARDATA_ANY(a), VARDATA_ANY(b), VARSIZE_ANY_EXHDR(a)) == 0;
+}
+
+/* A hash of a text, or of NULL, that agrees with that. */
+uint64
+cqrs_event_hash_text(const text *value, uint64 seed)
+{
+	return value == NULL ? hash_bytes_uint32_extended(0, seed) :
+		hash_bytes_extended((const unsigned char *) VARDATA_ANY(value),
+							VARSIZE_ANY_EXHDR(value), seed);
 }
 
 /* The current memory context is the batch's. */

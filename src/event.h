@@ -63,6 +63,12 @@ typedef struct CqrsKey
 	Expr	   *expr;			/* of type text, over attributes of varno 1 */
 } CqrsKey;
 
+/*
+ * Called with the value of an expression for the i-th event. The current memory
+ * context is that of the value, and is reset after the call.
+ */
+typedef void (*CqrsValueFn) (int i, Datum value, bool isnull, void *arg);
+
 extern Oid	cqrs_event_type(void);
 extern CqrsBatch *cqrs_event_batch_create(bool keep_memory);
 extern void cqrs_event_batch_free(CqrsBatch *batch);
@@ -74,6 +80,11 @@ extern void cqrs_event_batch_truncate(CqrsBatch *batch, int nevents);
 extern text *cqrs_event_text(const CqrsEvent *event, TupleDesc desc, CqrsEventColumn column);
 extern Datum cqrs_event_datum(const CqrsEvent *event, TupleDesc desc);
 extern Tuplestorestate *cqrs_event_store(CqrsEvent **events, int nevents);
+extern void cqrs_event_evaluate(const Expr *expr, CqrsEvent **events, int nevents,
+								TupleDesc desc, void (*ready_fn) (void),
+								CqrsValueFn value_fn, void *arg);
+extern bool cqrs_event_same_text(const text *a, const text *b);
+extern uint64 cqrs_event_hash_text(const text *value, uint64 seed);
 extern CqrsKey *cqrs_event_key_parse(const char *expression);
 extern text **cqrs_event_keys(const CqrsKey *key, CqrsEvent **events, int nevents,
 							  TupleDesc desc);

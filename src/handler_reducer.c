@@ -24,7 +24,6 @@
 #include "access/htup_details.h"
 #include "access/table.h"
 #include "catalog/pg_type.h"
-#include "common/hashfn.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "utils/array.h"
@@ -65,15 +64,14 @@ typedef struct RowIndexEntry
 	char		status;
 } RowIndexEntry;
 
-static inline bool same_text(text *a, text *b);
 
 #define SH_PREFIX row_index
 #define SH_ELEMENT_TYPE RowIndexEntry
 #define SH_KEY_TYPE text *
 #define SH_KEY key
 #define SH_HASH_KEY(tb, key) \
-	hash_bytes((unsigned char *) VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key))
-#define SH_EQUAL(tb, a, b) same_text(a, b)
+	((uint32) cqrs_event_hash_text(key, 0))
+#define SH_EQUAL(tb, a, b) cqrs_event_same_text(a, b)
 #define SH_STORE_HASH
 #define SH_GET_HASH(tb, entry) (entry)->hash
 #define SH_SCOPE static inline
@@ -369,7 +367,7 @@ folding_complete(Folding *folding, Row *row)
 	{
 		Datum		key = cqrs_reducer_get(row->now, folding->desc, table->key_column, &isnull);
 
-		if (isnull || !same_text((text *) DatumGetPointer(key), row->key))
+		if (isnull || !cqrs_event_same_text((text *) DatumGetPointer(key), row->key))
 			row->now = cqrs_reducer_set(row->now, folding->desc, table->key_column,
 										PointerGetDatum(row->key), false);
 	}
@@ -437,13 +435,6 @@ row_is_changed(Folding *folding, const Row *row)
 	if (row->now == (Datum) 0 || row->before == (Datum) 0)
 		return true;
 	return !DatumGetBool(FunctionCall2(&folding->same_image, row->before, row->now));
-}
-
-static inline bool
-same_text(text *a, text *b)
-{
-	return VARSIZE_ANY_EXHDR(a) == VARSIZE_ANY_EXHDR(b) &&
-		memcmp(VARDATA_ANY(a), VARDATA_ANY(b), VARSIZE_ANY_EXHDR(a)) == 0;
 }
 
 static Datum

@@ -14,7 +14,6 @@
 #include "access/htup_details.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
-#include "executor/executor.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
@@ -62,6 +61,21 @@ typedef struct Keys
 	text	  **keys;
 } Keys;
 
+/* events that WHERE is looking at; the first are those that it accepts */
+typedef struct Narrowing
+{
+	CqrsEvent **events;
+	int			nkept;
+} Narrowing;
+
+/* hashes of groups, of which one column is being added */
+typedef struct Hashing
+{
+	const CqrsViewColumn *column;
+	TypeCacheEntry *type;
+	uint64	   *hashes;
+} Hashing;
+
 static HTAB *views = NULL;
 
 static void handler_view_apply(CqrsHandlerCall *call);
@@ -72,8 +86,10 @@ static void view_apply_range(Maintained *maintained, CqrsHandlerCall *call, bool
 static void handler_view_begin(CqrsProjection *projection);
 static int	handler_view_narrow(CqrsProjection *projection, CqrsEvent **events, int nevents,
 								TupleDesc desc);
+static void narrow_keep(int i, Datum value, bool isnull, void *arg);
 static uint64 *handler_view_hash_keys(CqrsProjection *projection, CqrsEvent **events,
 									  int nevents, TupleDesc desc);
+static void hash_add(int i, Datum value, bool isnull, void *arg);
 static Maintained *view_get(const CqrsProjection *projection);
 static void views_sweep(void);
 static void view_forget(Maintained *maintained);
@@ -212,35 +228,23 @@ handler_view_begin(CqrsProjection *projection)
 static int
 handler_view_narrow(CqrsProjection *projection, CqrsEvent **events, int nevents, TupleDesc desc)
 {
-	Maintained *maintained = view_get(projection);
-	EState	   *estate;
-	ExprContext *econtext;
-	ExprState  *where;
-	TupleTableSlot *slot;
-	int			kept = 0;
+	const CqrsView *view = view_get(projection)->view;
+	Narrowing	narrowing = {.events = events};
 
-	if (maintained->view->where_expr == NULL)
+	if (view->where_expr == NULL)
 		return nevents;
-	estate = CreateExecutorState();
-	econtext = GetPerTupleExprContext(estate);
-	where = ExecPrepareExpr(copyObject(maintained->view->where_expr), estate);
-	cqrs_handler_blame_events();
-	slot = MakeSingleTupleTableSlot(desc, &TTSOpsHeapTuple);
-	econtext->ecxt_scantuple = slot;
-	for (int i = 0; i < nevents; i++)
-	{
-		bool		isnull;
-		Datum		value;
+	cqrs_event_evaluate((Expr *) view->where_expr, events, nevents, desc,
+						cqrs_handler_blame_events, narrow_keep, &narrowing);
+	return narrowing.nkept;
+}
 
-		ResetExprContext(econtext);
-		ExecStoreHeapTuple(events[i]->tuple, slot, false);
-		value = ExecEvalExprSwitchContext(where, econtext, &isnull);
-		if (!isnull && DatumGetBool(value))
-			events[kept++] = events[i];
-	}
-	ExecDropSingleTupleTableSlot(slot);
-	FreeExecutorState(estate);
-	return kept;
+static void
+narrow_keep(int i, Datum value, bool isnull, void *arg)
+{
+	Narrowing  *narrowing = (Narrowing *) arg;
+
+	if (!isnull && DatumGetBool(value))
+		narrowing->events[narrowing->nkept++] = narrowing->events[i];
 }
 
 /*
@@ -253,46 +257,33 @@ handler_view_hash_keys(CqrsProjection *projection, CqrsEvent **events, int neven
 					   TupleDesc desc)
 {
 	const CqrsView *view = view_get(projection)->view;
-	uint64	   *hashes = palloc0(Max(nevents, 1) * sizeof(uint64));
-	EState	   *estate = CreateExecutorState();
-	ExprContext *econtext = GetPerTupleExprContext(estate);
-	TupleTableSlot *slot = MakeSingleTupleTableSlot(desc, &TTSOpsHeapTuple);
+	Hashing		hashing = {.hashes = palloc0(Max(nevents, 1) * sizeof(uint64))};
 
-	econtext->ecxt_scantuple = slot;
 	for (int k = 0; k < view->ncolumns; k++)
 	{
-		const CqrsViewColumn *column = &view->columns[k];
-		TypeCacheEntry *type;
-		ExprState  *expr;
-
-		if (column->role != CQRS_VIEW_KEY)
+		hashing.column = &view->columns[k];
+		if (hashing.column->role != CQRS_VIEW_KEY)
 			continue;
-		type = lookup_type_cache(column->type, TYPECACHE_HASH_EXTENDED_PROC_FINFO);
-		if (!OidIsValid(type->hash_extended_proc))
-			continue;
-		expr = ExecPrepareExpr(copyObject(column->expr), estate);
-		for (int i = 0; i < nevents; i++)
-		{
-			bool		isnull;
-			Datum		value;
-			MemoryContext old;
-			uint64		hash = 0;
-
-			ResetExprContext(econtext);
-			ExecStoreHeapTuple(events[i]->tuple, slot, false);
-			value = ExecEvalExprSwitchContext(expr, econtext, &isnull);
-			old = MemoryContextSwitchTo(econtext->ecxt_per_tuple_memory);
-			if (!isnull)
-				hash = DatumGetUInt64(FunctionCall2Coll(&type->hash_extended_proc_finfo,
-														column->collation, value,
-														Int64GetDatum(0)));
-			MemoryContextSwitchTo(old);
-			hashes[i] = hash_combine64(hashes[i], hash);
-		}
+		hashing.type = lookup_type_cache(hashing.column->type,
+										 TYPECACHE_HASH_EXTENDED_PROC_FINFO);
+		if (OidIsValid(hashing.type->hash_extended_proc))
+			cqrs_event_evaluate((Expr *) hashing.column->expr, events, nevents, desc, NULL,
+								hash_add, &hashing);
 	}
-	ExecDropSingleTupleTableSlot(slot);
-	FreeExecutorState(estate);
-	return hashes;
+	return hashing.hashes;
+}
+
+static void
+hash_add(int i, Datum value, bool isnull, void *arg)
+{
+	Hashing    *hashing = (Hashing *) arg;
+	uint64		hash = 0;
+
+	if (!isnull)
+		hash = DatumGetUInt64(FunctionCall2Coll(&hashing->type->hash_extended_proc_finfo,
+												hashing->column->collation, value,
+												Int64GetDatum(0)));
+	hashing->hashes[i] = hash_combine64(hashing->hashes[i], hash);
 }
 
 /* The projection's view, parsed and checked as its owner, who is the current user. */

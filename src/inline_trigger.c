@@ -337,15 +337,10 @@ hash_keys(CqrsProjection *projection, const CqrsApplied *applied, uint32 **hashe
 
 	for (int i = 0; i < applied->nkeys; i++)
 	{
-		text	   *key = applied->keys[i];
-
 		if (applied->hashes != NULL)
 			result[i] = (uint32) hash_combine64(applied->hashes[i], projection->id);
-		else if (key == NULL)
-			result[i] = hash_bytes_uint32(projection->id);
 		else
-			result[i] = (uint32) hash_bytes_extended((unsigned char *) VARDATA_ANY(key),
-													 VARSIZE_ANY_EXHDR(key), projection->id);
+			result[i] = (uint32) cqrs_event_hash_text(applied->keys[i], projection->id);
 	}
 	qsort(result, applied->nkeys, sizeof(uint32), hash_compare);
 	for (int i = 0; i < applied->nkeys; i++)

@@ -11,7 +11,6 @@
 #include "postgres.h"
 
 #include "commands/async.h"
-#include "common/hashfn.h"
 #include "lib/stringinfo.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
@@ -72,9 +71,7 @@ notify_append_keys(StringInfo payload, text **keys, int nkeys)
 	for (int i = 0; i < nkeys && fits; i++)
 	{
 		/* 64 bits tell apart what fits into one notification */
-		uint64		hash = keys[i] == NULL ? 0 :
-			hash_bytes_extended((unsigned char *) VARDATA_ANY(keys[i]),
-								VARSIZE_ANY_EXHDR(keys[i]), 1);
+		uint64		hash = cqrs_event_hash_text(keys[i], 1);
 		bool		found;
 
 		hash_search(seen, &hash, HASH_ENTER, &found);

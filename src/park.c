@@ -25,7 +25,6 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "common/hashfn.h"
 #include "common/pg_prng.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -437,8 +436,7 @@ parking_hold_back(Parking *parking, int first, int nevents)
 static BlockedKeys *
 blocked_entry(HTAB *blocked, const text *key, HASHACTION action)
 {
-	uint64		hash = key == NULL ? 0 :
-		hash_bytes_extended((const unsigned char *) VARDATA_ANY(key), VARSIZE_ANY_EXHDR(key), 0);
+	uint64		hash = cqrs_event_hash_text(key, 0);
 	bool		found;
 	BlockedKeys *entry = hash_search(blocked, &hash, action, &found);
 
@@ -457,14 +455,8 @@ blocked_has(HTAB *blocked, const text *key)
 		(entry = blocked_entry(blocked, key, HASH_FIND)) == NULL)
 		return false;
 	foreach(lc, entry->keys)
-	{
-		const text *other = lfirst(lc);
-
-		if (key == NULL || other == NULL ? key == other :
-			VARSIZE_ANY_EXHDR(key) == VARSIZE_ANY_EXHDR(other) &&
-			memcmp(VARDATA_ANY(key), VARDATA_ANY(other), VARSIZE_ANY_EXHDR(key)) == 0)
+		if (cqrs_event_same_text(key, lfirst(lc)))
 			return true;
-	}
 	return false;
 }
 

@@ -394,15 +394,12 @@ filter_matches(const CqrsFilter *filter, const CqrsEvent *event, TupleDesc desc,
 			   CqrsEventColumn column)
 {
 	text	   *value;
-	Size		length;
 
 	if (filter->all)
 		return true;
 	value = cqrs_event_text(event, desc, column);
-	length = VARSIZE_ANY_EXHDR(value);
 	for (int i = 0; i < filter->nvalues; i++)
-		if (VARSIZE_ANY_EXHDR(filter->values[i]) == length &&
-			memcmp(VARDATA_ANY(filter->values[i]), VARDATA_ANY(value), length) == 0)
+		if (cqrs_event_same_text(filter->values[i], value))
 			return true;
 	return false;
 }
