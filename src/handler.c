@@ -11,8 +11,6 @@
  */
 #include "postgres.h"
 
-#include "access/htup_details.h"
-#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "parser/parse_func.h"
@@ -26,6 +24,7 @@
 #include "utils/varlena.h"
 
 #include "compat.h"
+#include "function.h"
 #include "handler.h"
 
 #define MAX_KINDS 5
@@ -67,17 +66,7 @@ cqrs_handler_register(const CqrsHandlerKind *kind)
 const CqrsHandlerKind *
 cqrs_handler_classify(Oid function)
 {
-	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
-	Form_pg_proc form;
-	bool		callable;
-
-	if (!HeapTupleIsValid(tuple))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_FUNCTION),
-				 errmsg("handler with OID %u does not exist", function)));
-	form = (Form_pg_proc) GETSTRUCT(tuple);
-	callable = form->prokind == PROKIND_FUNCTION && !form->proretset;
-	ReleaseSysCache(tuple);
+	bool		callable = cqrs_function_is_plain(function);
 
 	for (int i = 0; callable && i < nkinds; i++)
 		if (kinds[i]->matches != NULL && kinds[i]->matches(function))
@@ -118,25 +107,9 @@ cqrs_handler_check_execute(Oid function, Oid role)
 void
 cqrs_handler_check_rights(Oid function, Oid owner)
 {
-	HeapTuple	tuple;
-	Oid			function_owner;
-
 	cqrs_handler_check_execute(function, owner);
-	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for function %u", function);
-	function_owner = ((Form_pg_proc) GETSTRUCT(tuple))->proowner;
-	ReleaseSysCache(tuple);
-	if (function_owner != owner && !superuser_arg(function_owner))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("handler %s belongs to neither the projection's owner nor a superuser",
-						format_procedure(function)),
-				 errdetail("Its owner \"%s\" could replace it with code that runs as \"%s\".",
-						   GetUserNameFromId(function_owner, false),
-						   GetUserNameFromId(owner, false)),
-				 errhint("ALTER FUNCTION %s OWNER TO %s;", format_procedure(function),
-						 quote_identifier(GetUserNameFromId(owner, false)))));
+	cqrs_function_check_owner(function, owner,
+							  "handler %s belongs to neither the projection's owner nor a superuser");
 }
 
 /* Throw unless a handler can maintain these read tables. */

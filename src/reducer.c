@@ -16,7 +16,6 @@
 #include "access/xact.h"
 #include "catalog/pg_attribute.h"
 #include "catalog/pg_constraint.h"
-#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "nodes/bitmapset.h"
@@ -29,6 +28,7 @@
 #include "utils/syscache.h"
 
 #include "event.h"
+#include "function.h"
 #include "reducer.h"
 
 static Datum reducer_accept(CqrsReducer *reducer, Datum result);
@@ -76,18 +76,7 @@ cqrs_reducer_check(Oid function)
 void
 cqrs_reducer_require(Oid function)
 {
-	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
-	Form_pg_proc form;
-	bool		callable;
-
-	if (!HeapTupleIsValid(tuple))
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_FUNCTION),
-				 errmsg("handler with OID %u does not exist", function)));
-	form = (Form_pg_proc) GETSTRUCT(tuple);
-	callable = form->prokind == PROKIND_FUNCTION && !form->proretset;
-	ReleaseSysCache(tuple);
-	if (!callable || !cqrs_reducer_matches(function))
+	if (!cqrs_function_is_plain(function) || !cqrs_reducer_matches(function))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
 				 errmsg("function %s is not a reducer", format_procedure(function)),

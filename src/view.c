@@ -59,6 +59,7 @@
 
 #include "compat.h"
 #include "event.h"
+#include "function.h"
 #include "query.h"
 #include "view.h"
 #include "view_expression.h"
@@ -150,33 +151,19 @@ cqrs_view_check_functions(const CqrsView *view)
 	foreach(lc, view->functions)
 	{
 		Oid			function = lfirst_oid(lc);
-		HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(function));
-		Oid			owner;
-		char		volatility;
 
-		if (!HeapTupleIsValid(tuple))
+		if (!SearchSysCacheExists1(PROCOID, ObjectIdGetDatum(function)))
 			ereport(ERROR,
 					(errcode(ERRCODE_UNDEFINED_FUNCTION),
 					 errmsg("a function of the view's query does not exist any more")));
-		owner = ((Form_pg_proc) GETSTRUCT(tuple))->proowner;
-		volatility = ((Form_pg_proc) GETSTRUCT(tuple))->provolatile;
-		ReleaseSysCache(tuple);
-		if (volatility != PROVOLATILE_IMMUTABLE)
+		if (func_volatile(function) != PROVOLATILE_IMMUTABLE)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),
 					 errmsg("function %s of a view's query is not immutable any more",
 							format_procedure(function)),
 					 errhint("ALTER FUNCTION %s IMMUTABLE;", format_procedure(function))));
-		if (owner != GetUserId() && !superuser_arg(owner))
-			ereport(ERROR,
-					(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-					 errmsg("function %s belongs to neither the view's owner nor a superuser",
-							format_procedure(function)),
-					 errdetail("Its owner \"%s\" could replace it with code that runs as \"%s\".",
-							   GetUserNameFromId(owner, false),
-							   GetUserNameFromId(GetUserId(), false)),
-					 errhint("ALTER FUNCTION %s OWNER TO %s;", format_procedure(function),
-							 quote_identifier(GetUserNameFromId(GetUserId(), false)))));
+		cqrs_function_check_owner(function, GetUserId(),
+								  "function %s belongs to neither the view's owner nor a superuser");
 	}
 }
 
