@@ -34,6 +34,7 @@
 #include "utils/plancache.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
+#include "utils/varlena.h"
 #include "utils/xml.h"
 
 #include "query.h"
@@ -50,6 +51,7 @@ typedef struct RowReceiver
 	void	   *arg;
 } RowReceiver;
 
+static char *query_temporary_last(const char *path);
 static void query_prepare(CqrsQuery *query);
 static bool query_must_shape(const CqrsQuery *query);
 static void query_note_plan(CqrsQuery *query, bool shaped);
@@ -218,7 +220,10 @@ cqrs_query_save_settings(void)
 										   TYPALIGN_INT));
 }
 
-/* Such an array as settings, in the current memory context. */
+/*
+ * Such an array as settings, in the current memory context: those to run the
+ * owner's code under. Also names the temporary schema last: see there.
+ */
 void
 cqrs_query_load_settings(CqrsSettings *settings, Datum saved)
 {
@@ -235,6 +240,8 @@ cqrs_query_load_settings(CqrsSettings *settings, Datum saved)
 		if (settings->values[i] == NULL)
 			elog(ERROR, "setting \"%s\" has no value", settings->names[i]);
 		*settings->values[i]++ = '\0';
+		if (strcmp(settings->names[i], "search_path") == 0)
+			settings->values[i] = query_temporary_last(settings->values[i]);
 	}
 }
 
@@ -313,6 +320,30 @@ cqrs_query_lock_extension(void)
 	}
 	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, ExtensionRelationId, extension, 0);
 	return LockAcquire(&tag, AccessShareLock, false, true) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+/*
+ * A search_path with the temporary schema at its end, in the current memory
+ * context. Where a path does not name that, it comes first of all for tables and
+ * types, and it is the session's: a publisher's temporary table, with a trigger
+ * on it, would stand for the owner's, and the trigger run as the owner.
+ */
+static char *
+query_temporary_last(const char *path)
+{
+	StringInfoData result;
+	List	   *names;
+	ListCell   *lc;
+
+	if (!SplitIdentifierString(pstrdup(path), ',', &names))
+		elog(ERROR, "invalid search_path \"%s\"", path);
+	initStringInfo(&result);
+	foreach(lc, names)
+		if (strcmp(lfirst(lc), "pg_temp") != 0)
+			appendStringInfo(&result, "%s, ", quote_identifier(lfirst(lc)));
+	appendStringInfoString(&result, "pg_temp");
+	list_free(names);
+	return result.data;
 }
 
 static void
