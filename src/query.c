@@ -53,6 +53,8 @@ typedef struct RowReceiver
 
 static char *query_temporary_last(const char *path);
 static void query_prepare(CqrsQuery *query);
+static int	query_settings(const CqrsQuery *query, bool shape);
+static ParamListInfo query_params(const CqrsQuery *query, const Datum *args, const char *nulls);
 static bool query_must_shape(const CqrsQuery *query);
 static void query_note_plan(CqrsQuery *query, bool shaped);
 static void query_register(const CqrsRows *rows);
@@ -88,18 +90,6 @@ uint64
 cqrs_query_run_on(CqrsQuery *query, const CqrsRows *rows, Datum *args,
 				  const char *nulls, CqrsRowFn row_fn, void *arg)
 {
-	static const char *const indexed[] = {
-		"enable_seqscan", "enable_bitmapscan", "enable_sort", "jit", NULL
-	};
-	static const char *const by_key[] = {
-		"enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit", NULL
-	};
-	static const char *const no_jit[] = {
-		"jit", NULL
-	};
-	static const char *const hashed[] = {
-		"enable_sort", NULL
-	};
 	RowReceiver receiver = {
 		.pub = {
 			.receiveSlot = row_receive,
@@ -112,11 +102,10 @@ cqrs_query_run_on(CqrsQuery *query, const CqrsRows *rows, Datum *args,
 		.arg = arg
 	};
 	SPIExecuteOptions options = {0};
-	ParamListInfo params = NULL;
 	Oid			userid;
 	int			sec_context;
 	bool		shape = query_must_shape(query);
-	int			nest_level = 0;
+	int			nest_level;
 	uint64		processed;
 	int			rc;
 
@@ -124,21 +113,7 @@ cqrs_query_run_on(CqrsQuery *query, const CqrsRows *rows, Datum *args,
 	if (!(query->flags & (CQRS_QUERY_AS_CALLER | CQRS_QUERY_IN_PLACE)))
 		SetUserIdAndSecContext(query_owner(),
 							   sec_context | SECURITY_LOCAL_USERID_CHANGE);
-	if (shape || (query->flags & (CQRS_QUERY_NO_JIT | CQRS_QUERY_HASHED)) ||
-		(!(query->flags & CQRS_QUERY_IN_PLACE) &&
-		 strcmp(namespace_search_path, OUR_SEARCH_PATH) != 0))
-		nest_level = NewGUCNestLevel();
-	if (!(query->flags & CQRS_QUERY_IN_PLACE))
-		query_set("search_path", OUR_SEARCH_PATH);
-
-	if (shape && (query->flags & CQRS_QUERY_INDEXED))
-		query_set_off(indexed);
-	if (shape && (query->flags & CQRS_QUERY_BY_KEY))
-		query_set_off(by_key);
-	if (query->flags & CQRS_QUERY_NO_JIT)
-		query_set_off(no_jit);
-	if (query->flags & CQRS_QUERY_HASHED)
-		query_set_off(hashed);
+	nest_level = query_settings(query, shape);
 
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
@@ -147,18 +122,7 @@ cqrs_query_run_on(CqrsQuery *query, const CqrsRows *rows, Datum *args,
 	if (query->plan == NULL)
 		query_prepare(query);
 
-	if (query->nargs > 0)
-	{
-		params = makeParamList(query->nargs);
-		for (int i = 0; i < query->nargs; i++)
-		{
-			params->params[i].value = args[i];
-			params->params[i].isnull = nulls != NULL && nulls[i] == 'n';
-			params->params[i].pflags = PARAM_FLAG_CONST;
-			params->params[i].ptype = query->argtypes[i];
-		}
-	}
-	options.params = params;
+	options.params = query_params(query, args, nulls);
 	options.read_only = (query->flags & (CQRS_QUERY_ACTIVE | CQRS_QUERY_LATEST)) != 0;
 	options.dest = row_fn ? (DestReceiver *) &receiver : None_Receiver;
 
@@ -177,6 +141,65 @@ cqrs_query_run_on(CqrsQuery *query, const CqrsRows *rows, Datum *args,
 	SetUserIdAndSecContext(userid, sec_context);
 	query_note_plan(query, shape);
 	return processed;
+}
+
+/*
+ * Set what a statement is run under, and planned, if it is to be shaped. Returns
+ * the nest level of the settings; 0 where there are none.
+ */
+static int
+query_settings(const CqrsQuery *query, bool shape)
+{
+	static const char *const indexed[] = {
+		"enable_seqscan", "enable_bitmapscan", "enable_sort", "jit", NULL
+	};
+	static const char *const by_key[] = {
+		"enable_seqscan", "enable_hashjoin", "enable_mergejoin", "jit", NULL
+	};
+	static const char *const no_jit[] = {
+		"jit", NULL
+	};
+	static const char *const hashed[] = {
+		"enable_sort", NULL
+	};
+	int			nest_level = 0;
+
+	if (shape || (query->flags & (CQRS_QUERY_NO_JIT | CQRS_QUERY_HASHED)) ||
+		(!(query->flags & CQRS_QUERY_IN_PLACE) &&
+		 strcmp(namespace_search_path, OUR_SEARCH_PATH) != 0))
+		nest_level = NewGUCNestLevel();
+	if (!(query->flags & CQRS_QUERY_IN_PLACE))
+		query_set("search_path", OUR_SEARCH_PATH);
+
+	if (shape && (query->flags & CQRS_QUERY_INDEXED))
+		query_set_off(indexed);
+	if (shape && (query->flags & CQRS_QUERY_BY_KEY))
+		query_set_off(by_key);
+	if (query->flags & CQRS_QUERY_NO_JIT)
+		query_set_off(no_jit);
+	if (query->flags & CQRS_QUERY_HASHED)
+		query_set_off(hashed);
+	return nest_level;
+}
+
+/* The arguments of a statement; NULL where it has none. */
+static ParamListInfo
+query_params(const CqrsQuery *query, const Datum *args, const char *nulls)
+{
+	ParamListInfo params = NULL;
+
+	if (query->nargs > 0)
+	{
+		params = makeParamList(query->nargs);
+		for (int i = 0; i < query->nargs; i++)
+		{
+			params->params[i].value = args[i];
+			params->params[i].isnull = nulls != NULL && nulls[i] == 'n';
+			params->params[i].pflags = PARAM_FLAG_CONST;
+			params->params[i].ptype = query->argtypes[i];
+		}
+	}
+	return params;
 }
 
 /* Free the plan of a statement that is not going to be run again. */
