@@ -109,6 +109,7 @@ missing_packages() {
 				command -v prove >/dev/null || echo perl
 				perl -MIPC::Run -e 1 2>/dev/null || echo libipc-run-perl
 				;;
+			monitoring) command -v prometheus-postgres-exporter >/dev/null || echo prometheus-postgres-exporter ;;
 			callgrind) command -v valgrind >/dev/null || echo valgrind ;;
 		esac
 	done

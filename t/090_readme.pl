@@ -1,5 +1,6 @@
-# What README.md shows is what happens: its blocks marked "sql" run in order in one psql session, and each prints
-# what the block marked "text" after it shows. Where none follows, it raises no error.
+# What README.md and docs/ show is what happens: the blocks marked "sql" of a document run in order in one psql session
+# of a server of its own, and each prints what the block marked "text" after it shows. Where none follows, it raises no
+# error.
 
 use strict;
 use warnings FATAL => 'all';
@@ -11,30 +12,43 @@ use Test::More;
 use lib "$FindBin::RealBin/lib";
 use CqrsTest;
 
-my $readme = slurp_file("$FindBin::RealBin/../README.md");
-my @blocks;
-while ($readme =~ /^```(sql|text)\n(.*?)^```$/msg)
+my $root = "$FindBin::RealBin/..";
+foreach my $path ("$root/README.md", sort glob "$root/docs/*.md")
 {
-	if ($1 eq 'sql') { push @blocks, { sql => $2 } }
-	else { $blocks[-1]{shown} = $2 }
+	my ($name) = $path =~ m{([^/]+)\.md$};
+	subtest $name => sub { shows_what_happens($name, slurp_file($path)) };
 }
-cmp_ok(scalar @blocks, '>', 10, 'found the blocks');
 
-my $node = new_server('readme');
-my $script = join '', map { "$blocks[$_]{sql}\\echo \@\@ end $_\n" } 0 .. $#blocks;
-my $printed = '';
-IPC::Run::run(
-	[ 'psql', '-X', '-v', 'SHOW_CONTEXT=never', '-d', $node->connstr('postgres') ],
-	'<', \$script, '>', \$printed, '2>&1');
-my @printed = split /^\@\@ end \d+\n/m, $printed;
-
-foreach my $i (0 .. $#blocks)
+sub shows_what_happens
 {
-	my ($first) = $blocks[$i]{sql} =~ /^(.*)$/m;
-	my $got = plain($printed[$i] // 'nothing: the session has ended');
+	my ($name, $text) = @_;
+	my @blocks;
 
-	if (defined $blocks[$i]{shown}) { is($got, plain($blocks[$i]{shown}), "block $i: $first") }
-	else { unlike($got, qr/ERROR|FATAL|WARNING|the session has ended/, "block $i: $first") }
+	while ($text =~ /^```(sql|text)\n(.*?)^```$/msg)
+	{
+		if ($1 eq 'sql') { push @blocks, { sql => $2 } }
+		else { $blocks[-1]{shown} = $2 }
+	}
+	cmp_ok(scalar @blocks, '>', 10, 'found the blocks');
+
+	my $node = new_server(lc $name);
+	my $script = join '', map { "$blocks[$_]{sql}\\echo \@\@ end $_\n" } 0 .. $#blocks;
+	my $printed = '';
+	IPC::Run::run(
+		[ 'psql', '-X', '-v', 'SHOW_CONTEXT=never', '-d', $node->connstr('postgres') ],
+		'<', \$script, '>', \$printed, '2>&1');
+	my @printed = split /^\@\@ end \d+\n/m, $printed;
+
+	foreach my $i (0 .. $#blocks)
+	{
+		my ($first) = $blocks[$i]{sql} =~ /^(.*)$/m;
+		my $got = plain($printed[$i] // 'nothing: the session has ended');
+
+		if (defined $blocks[$i]{shown}) { is($got, plain($blocks[$i]{shown}), "block $i: $first") }
+		else { unlike($got, qr/ERROR|FATAL|WARNING|the session has ended/, "block $i: $first") }
+	}
+	$node->stop;
+	return;
 }
 
 # Without what differs from run to run, or can't be seen. A notification comes when it comes: it goes to the end.
@@ -52,5 +66,4 @@ sub plain
 	return $text;
 }
 
-$node->stop;
 done_testing();
