@@ -485,6 +485,8 @@ catchup_member(CqrsMember *member, CqrsProjection *projection, CqrsCheckpoint *c
 	cqrs_apply_select(projection, batch, &applied);
 	if (call_handler)
 		cqrs_park_hold_back(projection, batch, &applied);
+	if (member->begins != NULL && applied.nevents > 0)
+		member->begins(NameStr(projection->name), applied.nevents, applied.events[0]->position);
 	if (policy == CQRS_ERROR_THROW && call_handler)
 		cqrs_apply_run(projection, batch, &applied, call_handler);
 	else if (applied.nevents > 0)
@@ -540,7 +542,13 @@ catchup_advance(CqrsMember *member, CqrsProjection *projection, CqrsCheckpoint *
 	if (nevents > 0)
 		cqrs_notify_send(projection, last, nevents, applied->keys, applied->nkeys);
 	if (projection->retries > 0)
+	{
 		cqrs_registry_record_recovery(projection->id);
+		ereport(LOG,
+				(errmsg("projection \"%s\" recovered after " INT64_FORMAT " retries, at position " INT64_FORMAT,
+						NameStr(projection->name), projection->retries, next->walk.last),
+				 errhidestmt(true)));
+	}
 
 	if (cqrs_guc_log_min_batch_duration >= 0 && nevents > 0 &&
 		member->duration >= cqrs_guc_log_min_batch_duration)

@@ -21,12 +21,16 @@ typedef enum CqrsErrorPolicy
 	CQRS_ERROR_RETRY			/* stop the projection; retry transient ones later */
 } CqrsErrorPolicy;
 
+/* hears that so many events of a projection are applied, the first at a position */
+typedef void (*CqrsBegins) (const char *projection, int nevents, int64 position);
+
 /* one projection in a pass */
 typedef struct CqrsMember
 {
 	int32		projection;		/* in: its id */
 	int			limit;			/* in: events to read at once; 0 = its batch_size */
 	bool		turn;			/* in: postponed in the last pass, so take it now */
+	CqrsBegins	begins;			/* in: told of each batch before it is applied; or NULL */
 	bool		locked;			/* out: it took part */
 	int			nevents;		/* out: events read, wanted or not */
 	long		duration;		/* out: of its own work; ms */

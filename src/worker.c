@@ -114,6 +114,7 @@ static CqrsMember worker_member(const CqrsProjection *projection);
 static void worker_collect(PassOutcome *outcome, const CqrsMember *members, int nmembers,
 						   long duration);
 static void worker_switch(int32 projection);
+static void worker_begins(const char *projection, int nevents, int64 position);
 static void worker_activity(const char *activity, bool idle);
 static BatchLimit *worker_limit(int32 projection);
 static bool worker_must_leave(TimestampTz last_work);
@@ -285,10 +286,7 @@ worker_pass(void)
 	nmembers = worker_choose(members, projections, &outcome.round);
 	if (nmembers > 0)
 	{
-		char	   *activity = psprintf("processing %s%s", NameStr(projections[0]->name),
-										nmembers > 1 ? " and others" : "");
-
-		worker_activity(activity, false);
+		worker_activity("looking for events", false);
 		enable_timeout_after(mate_timeout, MATE_AFTER);
 		cqrs_catchup_pass(members, nmembers, false, CQRS_ERROR_RETRY);
 		disable_timeout(mate_timeout, false);
@@ -373,7 +371,8 @@ worker_member(const CqrsProjection *projection)
 	{
 		.projection = projection->id,
 		.limit = limit->events,
-		.turn = limit->turn
+		.turn = limit->turn,
+		.begins = worker_begins
 	};
 }
 
@@ -433,6 +432,17 @@ worker_switch(int32 projection)
 	cqrs_shmem_announce();
 	limit->switch_at = done ? 0 :
 		TimestampTzPlusMilliseconds(GetCurrentTimestamp(), SWITCH_PAUSE);
+}
+
+/* So that whoever looks at a worker sees where it is; once a batch, not an event. */
+static void
+worker_begins(const char *projection, int nevents, int64 position)
+{
+	char		activity[CQRS_ACTIVITY_LEN];
+
+	snprintf(activity, sizeof(activity), "processing %s: %d events from position " INT64_FORMAT,
+			 projection, nevents, position);
+	worker_activity(activity, false);
 }
 
 static void
