@@ -54,6 +54,8 @@ static CqrsWriters writers = {NULL, 0};
 static bool subscriptions_known = false;
 static bool subscriptions_exist = false;
 
+static bool read_table_is_owners(Oid relid, Oid owner);
+static void read_table_refuse_owner(Oid relid, Oid owner);
 static void read_table_subscription_callback(Datum arg, int cacheid, uint32 hashvalue);
 static void read_table_refuse_subscription(Oid relid);
 static bool read_table_find_subscription(Oid relid);
@@ -105,13 +107,8 @@ cqrs_read_table_check(Oid relid, Oid owner)
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s.%s\" can't be a read table", nspname, relname),
 				 errhint("Create a table of your own outside this schema.")));
-	if (!cqrs_compat_class_ownercheck(relid, owner))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("must be owner of read table \"%s\"", relname),
-				 errhint("The owner of a projection owns its read tables: ALTER TABLE %s OWNER TO %s;",
-						 quote_identifier(relname),
-						 quote_identifier(GetUserNameFromId(owner, false)))));
+	if (!read_table_is_owners(relid, owner))
+		read_table_refuse_owner(relid, owner);
 	read_table_refuse_subscription(relid);
 }
 
@@ -119,10 +116,17 @@ cqrs_read_table_check(Oid relid, Oid owner)
 void
 cqrs_read_table_verify(Oid relid, Oid owner)
 {
-	if (get_rel_relkind(relid) != RELKIND_RELATION ||
-		!cqrs_compat_class_ownercheck(relid, owner))
+	if (get_rel_relkind(relid) != RELKIND_RELATION || !read_table_is_owners(relid, owner))
 		cqrs_read_table_check(relid, owner);
 	read_table_refuse_subscription(relid);
+}
+
+/* Throw unless a role may drop a read table together with its projection. */
+void
+cqrs_read_table_check_drop(Oid relid, Oid role)
+{
+	if (!cqrs_compat_class_ownercheck(relid, role))
+		read_table_refuse_owner(relid, role);
 }
 
 /*
@@ -229,6 +233,38 @@ cqrs_read_table_is_open(Oid relid)
 		if (writers.relids[i] == relid)
 			return true;
 	return false;
+}
+
+/*
+ * May a projection of owner's write to the table? Whoever owns a table decides
+ * what runs when it is written to: triggers, defaults, constraints, expressions
+ * of indexes. That runs as the projection's owner, so to have the rights of the
+ * table's owner, as superusers have everybody's, does not do: it must be the same
+ * role, or a superuser who owns what the projection's owner has the rights of.
+ */
+static bool
+read_table_is_owners(Oid relid, Oid owner)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			table_owner;
+
+	if (!HeapTupleIsValid(tuple))
+		return false;
+	table_owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return table_owner == owner ||
+		(superuser_arg(table_owner) && cqrs_compat_class_ownercheck(relid, owner));
+}
+
+static void
+read_table_refuse_owner(Oid relid, Oid owner)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("must be owner of read table \"%s\"", get_rel_name(relid)),
+			 errhint("The owner of a projection owns its read tables: ALTER TABLE %s OWNER TO %s;",
+					 quote_identifier(get_rel_name(relid)),
+					 quote_identifier(GetUserNameFromId(owner, false)))));
 }
 
 static void

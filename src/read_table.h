@@ -12,6 +12,7 @@
 
 extern void cqrs_read_table_init(void);
 extern void cqrs_read_table_check(Oid relid, Oid owner);
+extern void cqrs_read_table_check_drop(Oid relid, Oid role);
 extern void cqrs_read_table_verify(Oid relid, Oid owner);
 extern void cqrs_read_table_guard(Oid relid);
 extern void cqrs_read_table_unguard(Oid relid);

@@ -183,7 +183,7 @@ cqrs_sql_drop_projection(PG_FUNCTION_ARGS)
 		if (get_rel_name(relid) == NULL)
 			continue;
 		if (drop)
-			cqrs_read_table_check(relid, GetUserId());
+			cqrs_read_table_check_drop(relid, GetUserId());
 		LockRelationOid(relid, AccessExclusiveLock);
 		cqrs_read_table_unguard(relid);
 	}
