@@ -1,5 +1,5 @@
 # To find a failing event among 10,000 takes about 2 log n calls of the handler, over 4 n events in all at most, whatever
-# kind of handler it is and wherever the event is. Calls are counted by sequences, which no rollback undoes.
+# kind of handler it is and wherever the event is; over 5 n for a view, which reads them by itself before. Calls are counted by sequences, which no rollback undoes.
 
 use strict;
 use warnings FATAL => 'all';
@@ -51,7 +51,7 @@ foreach my $culprits ([1], [ $n / 2 ], [7777], [$n], [ 2, 3, 9000 ])
 
 		is(sql("SELECT events_processed, events_parked FROM cqrs.projection_status WHERE name = '$kind'"),
 			($n - @$culprits) . '|' . @$culprits, "$kind, $list: found");
-		cmp_ok($uses, '<=', 4 * $n + $max_calls, "$kind, $list: events are handled few times");
+		cmp_ok($uses, '<=', ($kind eq 'viewed' ? 5 : 4) * $n + $max_calls, "$kind, $list: events are handled few times");
 		cmp_ok($uses, '>=', $n - 1, "$kind, $list: and counted");
 		cmp_ok($calls, '<=', @$culprits * $max_calls, "$kind, $list: in few calls") if $kind eq 'batched';
 		note("$kind, $list: $uses events, $calls calls");
