@@ -5,8 +5,11 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "access/xlog.h"
+#include "access/xlogrecovery.h"
 #include "executor/spi.h"
 #include "miscadmin.h"
+#include "replication/walreceiver.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
@@ -34,6 +37,7 @@
 /* looks at least this often, also where nobody announces anything; ms */
 #define WAIT_POLL 1000
 #define WAIT_POLL_WITHOUT_WORKERS 50
+#define WAIT_POLL_ON_STANDBY 5
 
 PG_FUNCTION_INFO_V1(cqrs_sql_catch_up);
 PG_FUNCTION_INFO_V1(cqrs_sql_rebuild_projection);
@@ -59,7 +63,10 @@ static void drive_note_error(Drive *drive, const CqrsProjection *projection,
 static void drive_end(Drive *drive);
 static List *manageable_projections(void);
 static CqrsProjection *refuse_inactive(CqrsProjection *projection, const char *what);
+static void refuse_waiting(void);
+static Datum wait_snapshot(void);
 static bool wait_is_over(CqrsProjection *projection, Datum snapshot, int64 up_to_position);
+static void wait_warn_without_workers(const char *name);
 static int64 interval_to_ms(const Interval *interval);
 
 /*
@@ -149,6 +156,10 @@ cqrs_sql_rebuild_projection(PG_FUNCTION_ARGS)
  * Waits until the projection has processed all events committed before the call,
  * or the one at a position. Returns false at the timeout; a NULL one never
  * comes. Throws where it would wait in vain. Takes no lock.
+ *
+ * On a standby, what was committed before the call is what had been received of
+ * it: that is replayed first. Then what the primary's workers have made of it has
+ * to arrive, and nobody announces that here.
  */
 Datum
 cqrs_sql_wait_for(PG_FUNCTION_ARGS)
@@ -158,43 +169,39 @@ cqrs_sql_wait_for(PG_FUNCTION_ARGS)
 	int64		up_to_position = PG_ARGISNULL(2) ? 0 : PG_GETARG_INT64(2);
 	TimestampTz started = GetCurrentTimestamp();
 	int32		id = cqrs_projection_find(name, false)->id;
-	long		poll = cqrs_shmem_available() ? WAIT_POLL : WAIT_POLL_WITHOUT_WORKERS;
-	Datum		snapshot;
+	bool		standby = RecoveryInProgress();
+	XLogRecPtr	received = standby ? GetWalRcvFlushRecPtr(NULL, NULL) : InvalidXLogRecPtr;
+	long		poll = standby ? WAIT_POLL_ON_STANDBY :
+		cqrs_shmem_available() ? WAIT_POLL : WAIT_POLL_WITHOUT_WORKERS;
+	MemoryContext caller = CurrentMemoryContext;
+	MemoryContext look;
+	Datum		snapshot = (Datum) 0;
 	bool		over;
 
 	if (!PG_ARGISNULL(2) && up_to_position < 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
 				 errmsg("up_to_position must be at least 1")));
-	cqrs_apply_refuse_handler("wait for a projection");
-	if (IsolationUsesXactSnapshot())
-		ereport(ERROR,
-				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-				 errmsg("cannot wait for a projection in a transaction that is not read committed"),
-				 errdetail("The transaction's snapshot would not show the result."),
-				 errhint("BEGIN ISOLATION LEVEL READ COMMITTED;")));
-	if (cqrs_outbox_published_here())
-		ereport(ERROR,
-				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
-				 errmsg("cannot wait for a projection in a transaction that has published events"),
-				 errdetail("They are processed after it commits."),
-				 errhint("Commit first.")));
+	refuse_waiting();
 
-	PushActiveSnapshot(GetLatestSnapshot());
-	snapshot = cqrs_checkpoint_current_snapshot();
-	PopActiveSnapshot();
-
+	look = AllocSetContextCreate(caller, "cqrs_views wait", ALLOCSET_SMALL_SIZES);
 	cqrs_shmem_wait_begin();
 	for (;;)
 	{
 		CqrsProjection *projection;
 		int64		remaining;
 
+		if (snapshot == (Datum) 0 && GetXLogReplayRecPtr(NULL) >= received)
+			snapshot = wait_snapshot();
+		MemoryContextSwitchTo(look);
 		AcceptInvalidationMessages();
 		projection = cqrs_projection_get(id);
 		if (projection == NULL)
 			projection = cqrs_projection_find(name, false);
-		over = wait_is_over(refuse_inactive(projection, "wait for"), snapshot, up_to_position);
+		refuse_inactive(projection, "wait for");
+		over = snapshot != (Datum) 0 && wait_is_over(projection, snapshot, up_to_position);
+		MemoryContextSwitchTo(caller);
+		MemoryContextReset(look);
 		remaining = timeout < 0 ? poll :
 			timeout - (GetCurrentTimestamp() - started) / 1000;
 		if (over || remaining <= 0)
@@ -202,18 +209,10 @@ cqrs_sql_wait_for(PG_FUNCTION_ARGS)
 		cqrs_shmem_wait(Min(remaining, poll));
 	}
 	cqrs_shmem_wait_end();
+	MemoryContextDelete(look);
 
-	if (!over && (!cqrs_shmem_available() || !cqrs_guc_enabled))
-		ereport(WARNING,
-				(errmsg("no background worker processes projection \"%s\"", name),
-				 cqrs_shmem_available() ?
-				 errdetail("The setting cqrs_views.enabled is off.") :
-				 errdetail("The library cqrs_views is not preloaded."),
-				 cqrs_shmem_available() ?
-				 errhint("Set cqrs_views.enabled = on and reload the configuration, or CALL cqrs.catch_up(%s);",
-						 quote_literal_cstr(name)) :
-				 errhint("Add cqrs_views to shared_preload_libraries and restart the server, or CALL cqrs.catch_up(%s);",
-						 quote_literal_cstr(name))));
+	if (!over && !standby && (!cqrs_shmem_available() || !cqrs_guc_enabled))
+		wait_warn_without_workers(name);
 	PG_RETURN_BOOL(over);
 }
 
@@ -401,6 +400,41 @@ refuse_inactive(CqrsProjection *projection, const char *what)
 					 stopped ? "Mend the cause, then run: " : "", quote_literal_cstr(name))));
 }
 
+/* Throw where the transaction could not see, or is itself, what it would wait for. */
+static void
+refuse_waiting(void)
+{
+	cqrs_apply_refuse_handler("wait for a projection");
+	if (IsolationUsesXactSnapshot())
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("cannot wait for a projection in a transaction that is not read committed"),
+				 errdetail("The transaction's snapshot would not show the result."),
+				 errhint("BEGIN ISOLATION LEVEL READ COMMITTED;")));
+	if (cqrs_outbox_published_here())
+		ereport(ERROR,
+				(errcode(ERRCODE_ACTIVE_SQL_TRANSACTION),
+				 errmsg("cannot wait for a projection in a transaction that has published events"),
+				 errdetail("They are processed after it commits."),
+				 errhint("Commit first.")));
+}
+
+/*
+ * What is committed now, in the caller's memory context. On a standby, what is in
+ * progress on the primary counts, too. That is waited for only if it commits
+ * meanwhile, since only events that can be seen are.
+ */
+static Datum
+wait_snapshot(void)
+{
+	Datum		snapshot;
+
+	PushActiveSnapshot(GetLatestSnapshot());
+	snapshot = cqrs_checkpoint_current_snapshot();
+	PopActiveSnapshot();
+	return snapshot;
+}
+
 /* Has the projection processed the event, or all that the snapshot sees? */
 static bool
 wait_is_over(CqrsProjection *projection, Datum snapshot, int64 up_to_position)
@@ -424,6 +458,22 @@ wait_is_over(CqrsProjection *projection, Datum snapshot, int64 up_to_position)
 	return cqrs_checkpoint_snapshot_sees(checkpoint->walk.done, xid) ||
 		(checkpoint->frozen && up_to_position <= checkpoint->walk.last &&
 		 cqrs_checkpoint_snapshot_sees(checkpoint->walk.target, xid));
+}
+
+/* Nobody will process what was waited for. */
+static void
+wait_warn_without_workers(const char *name)
+{
+	ereport(WARNING,
+			(errmsg("no background worker processes projection \"%s\"", name),
+			 cqrs_shmem_available() ?
+			 errdetail("The setting cqrs_views.enabled is off.") :
+			 errdetail("The library cqrs_views is not preloaded."),
+			 cqrs_shmem_available() ?
+			 errhint("Set cqrs_views.enabled = on and reload the configuration, or CALL cqrs.catch_up(%s);",
+					 quote_literal_cstr(name)) :
+			 errhint("Add cqrs_views to shared_preload_libraries and restart the server, or CALL cqrs.catch_up(%s);",
+					 quote_literal_cstr(name))));
 }
 
 /* Months count as 30 days. Negative ones are 0; the result fits WaitLatch. */
