@@ -32,7 +32,7 @@
 #define MAX_KEY_BYTES 8000
 
 /* of a statement that reads the outbox: peak, settled, the range, three filters */
-#define NRANGE_ARGS 11
+#define NRANGE_ARGS 7
 
 /* a view as this process knows it */
 typedef struct Maintained
@@ -186,7 +186,8 @@ view_apply_range(Maintained *maintained, CqrsHandlerCall *call, bool tell, CqrsR
 	memset(nulls, ' ', sizeof(nulls));
 	args[0] = Int64GetDatum(call->batch->peak);
 	args[1] = Int64GetDatum(call->batch->settled);
-	cqrs_outbox_read_range_args(call->range, &args[2]);
+	args[2] = Int64GetDatum(call->range->after);
+	args[3] = Int64GetDatum(call->range->upto);
 	for (int i = 0; i < lengthof(filters); i++)
 	{
 		args[NRANGE_ARGS - lengthof(filters) + i] = filters[i]->array;
@@ -421,7 +422,7 @@ view_make_queries(Maintained *maintained, CqrsQuery *batches, CqrsQuery *range, 
 		CQRS_QUERY_HASHED,
 		.nargs = NRANGE_ARGS,
 		.argtypes = {
-			INT8OID, INT8OID, INT8OID, INT8OID, XID8OID, XID8OID, XID8OID, PG_SNAPSHOTOID,
+			INT8OID, INT8OID, INT8OID, INT8OID,
 			TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID
 		}
 	};

@@ -30,9 +30,8 @@
  * outbox needs no change here.
  *
  * A statement may also read a part of a walk by itself, a range of positions,
- * without a batch in memory: it selects from cqrs_outbox_read_range_source and
- * counts what passes with cqrs_outbox_read_range_condition. Only branch A has
- * ranges.
+ * without a batch in memory: it selects from cqrs_outbox_read_range_source, and
+ * cqrs_outbox_read_range_condition picks and counts. Only branch A has ranges.
  */
 #include "postgres.h"
 
@@ -57,8 +56,12 @@
  */
 #define ROW_COLUMN_LIST CQRS_EVENT_COLUMN_LIST ", xid"
 
-/* to look for the next transaction in the index costs as much as so many entries */
+/*
+ * To look for the next transaction in the index costs as much as some entries, so
+ * one for so many entries is worth a try; and so many in any case.
+ */
 #define FEW_TRANSACTIONS 32
+#define FEW_TRANSACTIONS_MIN 100
 
 /* where the rows of a read go */
 typedef struct ReadState
@@ -79,8 +82,14 @@ typedef struct HandOver
 	void	   *arg;
 } HandOver;
 
-/* the range that a statement is reading */
+/*
+ * The range that a statement is reading; the transactions that its events can be of,
+ * from range_begin to before range_end; and those before range_seen surely are.
+ */
 static CqrsRange *range_being_read = NULL;
+static FullTransactionId range_begin;
+static FullTransactionId range_end;
+static FullTransactionId range_seen;
 
 static bool read_add_row(TupleTableSlot *slot, void *arg);
 static bool read_hand_over(TupleTableSlot *slot, void *arg);
@@ -145,13 +154,28 @@ cqrs_outbox_read_interval(CqrsBatch *batch, Datum done, Datum current,
 
 /*
  * The lowest and highest position of branch A between done and the active
- * snapshot, whose value is current. Looks at each of its index entries once, or,
- * where transactions must be few for what they have published, at the first of
- * each; at none from the empty snapshot on. events is how many there are at least.
+ * snapshot, whose value is current. Looks at the first index entry of each
+ * transaction, or, where they turn out to be many for what they have published, at
+ * all entries; at none from the empty snapshot on. events is how many there are at
+ * least. (How far the ids are apart does not tell: most may be of strangers.)
  */
 void
 cqrs_outbox_read_bounds(Datum done, Datum current, int events, int64 *low, int64 *high)
 {
+	/* 0 where there are more transactions than $3 */
+	static CqrsQuery minimum_of_few = {
+		.sql = "WITH RECURSIVE first AS ("
+		"(SELECT xid, position FROM cqrs.outbox WHERE xid >= $1 AND xid < $2"
+		"  ORDER BY xid, position LIMIT 1) UNION ALL "
+		"SELECT next.xid, next.position FROM first, LATERAL"
+		" (SELECT o.xid, o.position FROM cqrs.outbox AS o WHERE o.xid > first.xid AND o.xid < $2"
+		"  ORDER BY o.xid, o.position LIMIT 1) AS next)"
+		" SELECT CASE WHEN count(*) <= $3 THEN coalesce(min(position), 1) ELSE 0 END"
+		" FROM (SELECT position FROM first LIMIT $3 + 1) AS few",
+		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_INDEXED,
+		.nargs = 3,
+		.argtypes = {XID8OID, XID8OID, INT4OID}
+	};
 	/* "+ 0", lest the planner looks for the minimum along the primary key */
 	static CqrsQuery minimum = {
 		.sql = "SELECT coalesce(min(position + 0), 1) FROM cqrs.outbox"
@@ -160,30 +184,23 @@ cqrs_outbox_read_bounds(Datum done, Datum current, int events, int64 *low, int64
 		.nargs = 2,
 		.argtypes = {XID8OID, XID8OID}
 	};
-	static CqrsQuery minimum_of_few = {
-		.sql = "WITH RECURSIVE first AS ("
-		"(SELECT xid, position FROM cqrs.outbox WHERE xid >= $1 AND xid < $2"
-		"  ORDER BY xid, position LIMIT 1) UNION ALL "
-		"SELECT next.xid, next.position FROM first, LATERAL"
-		" (SELECT o.xid, o.position FROM cqrs.outbox AS o WHERE o.xid > first.xid AND o.xid < $2"
-		"  ORDER BY o.xid, o.position LIMIT 1) AS next)"
-		" SELECT coalesce(min(position), 1) FROM first",
-		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_INDEXED,
-		.nargs = 2,
-		.argtypes = {XID8OID, XID8OID}
-	};
 	static CqrsQuery maximum = {
 		.sql = "SELECT coalesce(max(position), 0) FROM cqrs.outbox",
 		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_INDEXED
 	};
-	Datum		args[2] = {snapshot_xmax(done), snapshot_xmax(current)};
-	uint64		transactions = U64FromFullTransactionId(DatumGetFullTransactionId(args[1])) -
-		U64FromFullTransactionId(DatumGetFullTransactionId(args[0]));
+	Datum		args[3] = {
+		snapshot_xmax(done), snapshot_xmax(current),
+		Int32GetDatum(Max(events / FEW_TRANSACTIONS, FEW_TRANSACTIONS_MIN))
+	};
 
 	*low = 1;
 	if (!snapshot_is_empty(done))
-		cqrs_query_run(transactions < events / FEW_TRANSACTIONS ? &minimum_of_few : &minimum,
-					   args, NULL, read_keep_first, low);
+	{
+		*low = 0;
+		cqrs_query_run(&minimum_of_few, args, NULL, read_keep_first, low);
+		if (*low == 0)
+			cqrs_query_run(&minimum, args, NULL, read_keep_first, low);
+	}
 	cqrs_query_run(&maximum, NULL, NULL, read_keep_first, high);
 }
 
@@ -303,66 +320,71 @@ cqrs_outbox_read_range(CqrsRange *range, const CqrsWalk *walk, int limit)
 
 /*
  * What to select from, under the alias "events", in a statement that somebody else
- * makes: the events of a range. $3 to $8 are of cqrs_outbox_read_range_args. The
- * index over transaction ids would have to be read from one end of the interval to
- * the other for each range; IS TRUE keeps the planner off it.
+ * makes: where the events of a range lie, positions beyond $3 and up to $4. There is
+ * no condition on transaction ids that the planner sees. It would choose the index
+ * over these, which would have to be read from one end of the interval to the other
+ * for each range.
  */
 const char *
 cqrs_outbox_read_range_source(void)
 {
-	return "(SELECT " CQRS_EVENT_COLUMN_LIST " FROM cqrs.outbox"
-		" WHERE position OPERATOR(pg_catalog.>) $3 AND position OPERATOR(pg_catalog.<=) $4"
-		" AND (xid OPERATOR(pg_catalog.>=) $5 AND xid OPERATOR(pg_catalog.<) $6"
-		" AND (xid OPERATOR(pg_catalog.<) $7"
-		" OR pg_catalog.pg_visible_in_snapshot(xid, $8))) IS TRUE) AS events";
+	return "(SELECT " CQRS_EVENT_COLUMN_LIST ", xid FROM cqrs.outbox"
+		" WHERE position OPERATOR(pg_catalog.>) $3 AND position OPERATOR(pg_catalog.<=) $4)"
+		" AS events";
 }
 
 /*
- * The condition that goes with it, which counts: those that the filters $9
- * (event_types), $10 (aggregate_types) and $11 (sources) let through; NULL = none.
- * Whatever else the statement demands must be asked after it.
+ * The condition that goes with it: an event of the range that the filters $5
+ * (event_types), $6 (aggregate_types) and $7 (sources) let through; NULL = all. It
+ * counts those, so whatever else the statement demands must be asked after it.
  */
 const char *
 cqrs_outbox_read_range_condition(void)
 {
-	return "($9 IS NULL OR event_type OPERATOR(pg_catalog.=) ANY ($9))"
-		" AND ($10 IS NULL OR aggregate_type OPERATOR(pg_catalog.=) ANY ($10))"
-		" AND ($11 IS NULL OR source OPERATOR(pg_catalog.=) ANY ($11))"
-		" AND cqrs.count_event(\"position\")";
+	return "($5 IS NULL OR event_type OPERATOR(pg_catalog.=) ANY ($5))"
+		" AND ($6 IS NULL OR aggregate_type OPERATOR(pg_catalog.=) ANY ($6))"
+		" AND ($7 IS NULL OR source OPERATOR(pg_catalog.=) ANY ($7))"
+		" AND cqrs.count_event(\"position\", xid)";
 }
 
-/* The arguments of both but for the filters: six. */
-void
-cqrs_outbox_read_range_args(const CqrsRange *range, Datum *args)
-{
-	args[0] = Int64GetDatum(range->after);
-	args[1] = Int64GetDatum(range->upto);
-	args[2] = snapshot_xmax(range->walk.done);
-	args[3] = snapshot_xmax(range->walk.target);
-	args[4] = snapshot_xmin(range->walk.target);
-	args[5] = range->walk.target;
-}
-
-/* From now on a statement reads the range, and counts its events; NULL = no more. */
+/*
+ * From now on a statement reads the range, which must outlive it, and counts its
+ * events; NULL = no more.
+ */
 void
 cqrs_outbox_read_range_count(CqrsRange *range)
 {
-	if (range != NULL)
-	{
-		range->nevents = 0;
-		range->last = 0;
-	}
 	range_being_read = range;
+	if (range == NULL)
+		return;
+	range->nevents = 0;
+	range->last = 0;
+	range_begin = DatumGetFullTransactionId(snapshot_xmax(range->walk.done));
+	range_end = DatumGetFullTransactionId(snapshot_xmax(range->walk.target));
+	range_seen = DatumGetFullTransactionId(snapshot_xmin(range->walk.target));
 }
 
-/* Count an event of the range that is being read, if there is one. */
-void
-cqrs_outbox_read_count_event(int64 position)
+/*
+ * Is the row of the outbox an event of the range that is being read? Counts it then.
+ * Where none is being read there is no event that is not.
+ */
+bool
+cqrs_outbox_read_count_event(int64 position, FullTransactionId xid)
 {
-	if (range_being_read == NULL)
-		return;
-	range_being_read->nevents++;
-	range_being_read->last = Max(range_being_read->last, position);
+	CqrsRange  *range = range_being_read;
+
+	if (range == NULL)
+		return true;
+	if (FullTransactionIdPrecedes(xid, range_begin) ||
+		!FullTransactionIdPrecedes(xid, range_end))
+		return false;
+	if (!FullTransactionIdPrecedes(xid, range_seen) &&
+		!DatumGetBool(DirectFunctionCall2(pg_visible_in_snapshot,
+										  FullTransactionIdGetDatum(xid), range->walk.target)))
+		return false;
+	range->nevents++;
+	range->last = Max(range->last, position);
+	return true;
 }
 
 /*

@@ -56,9 +56,8 @@ typedef struct CqrsRange
 extern bool cqrs_outbox_read_range(CqrsRange *range, const CqrsWalk *walk, int limit);
 extern const char *cqrs_outbox_read_range_source(void);
 extern const char *cqrs_outbox_read_range_condition(void);
-extern void cqrs_outbox_read_range_args(const CqrsRange *range, Datum *args);
 extern void cqrs_outbox_read_range_count(CqrsRange *range);
-extern void cqrs_outbox_read_count_event(int64 position);
+extern bool cqrs_outbox_read_count_event(int64 position, FullTransactionId xid);
 
 /* what is not processed yet, counted up to a limit */
 typedef struct CqrsPending

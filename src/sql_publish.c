@@ -33,16 +33,17 @@ cqrs_sql_current_xid(PG_FUNCTION_ARGS)
 }
 
 /*
- * cqrs.count_event(event_position bigint) RETURNS boolean
+ * cqrs.count_event(event_position bigint, event_xid xid8) RETURNS boolean
  *
- * Counts an event, by its position, that a statement of a view's reads from the
- * outbox; does nothing anywhere else. Always true. Takes no lock.
+ * Whether a statement of a view's that reads from the outbox is to take the event of
+ * that position and transaction; counts it then. Anywhere else it does nothing, and
+ * is true. Takes no lock.
  */
 Datum
 cqrs_sql_count_event(PG_FUNCTION_ARGS)
 {
-	cqrs_outbox_read_count_event(PG_GETARG_INT64(0));
-	PG_RETURN_BOOL(true);
+	PG_RETURN_BOOL(cqrs_outbox_read_count_event(PG_GETARG_INT64(0),
+											   PG_GETARG_FULLTRANSACTIONID(1)));
 }
 
 /*

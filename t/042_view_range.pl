@@ -99,7 +99,7 @@ is(run('SELECT * FROM opened ORDER BY position'),
 	'rows are appended');
 is(run('TABLE all_events'), run('SELECT count(*), max(position) FROM cqrs.outbox'), 'one row counts all');
 
-is(run('SELECT cqrs.count_event(1)'), 't', 'anywhere else the function that counts does nothing');
+is(run('SELECT cqrs.count_event(1, pg_current_xact_id())'), 't', 'anywhere else the function that counts does nothing');
 
 $node->stop;
 done_testing();
@@ -132,7 +132,7 @@ sub heard
 # How many events statements have counted so far, over all sessions.
 sub read_by_ranges
 {
-	return run(q{SELECT coalesce(pg_stat_get_function_calls('cqrs.count_event(bigint)'::regprocedure), 0)});
+	return run(q{SELECT coalesce(pg_stat_get_function_calls('cqrs.count_event(bigint, xid8)'::regprocedure), 0)});
 }
 
 sub status
