@@ -60,8 +60,8 @@ die() {
 # ---------------------------------------------------------------------------------------------------------
 
 # Installs the Debian packages that the named purposes lack: server (PostgreSQL and its development files),
-# build (make and a C compiler), tap (tests in Perl), callgrind (counting instructions). Says what it installs;
-# silent when nothing is missing.
+# build (make and a C compiler), tap (tests in Perl), monitoring (an exporter of metrics), node (Node.js and npm),
+# browser (Chromium), callgrind (counting instructions). Says what it installs; silent when nothing is missing.
 need_packages() {
 	local missing as_root=()
 
@@ -110,6 +110,11 @@ missing_packages() {
 				perl -MIPC::Run -e 1 2>/dev/null || echo libipc-run-perl
 				;;
 			monitoring) command -v prometheus-postgres-exporter >/dev/null || echo prometheus-postgres-exporter ;;
+			node)
+				command -v node >/dev/null || echo nodejs
+				command -v npm >/dev/null || echo npm
+				;;
+			browser) command -v chromium >/dev/null || echo chromium ;;
 			callgrind) command -v valgrind >/dev/null || echo valgrind ;;
 		esac
 	done
@@ -409,28 +414,34 @@ build_extension() {
 # Makes a cluster and starts it, with the settings given as name=value. What is not said is PostgreSQL's
 # default, except that the extension is preloaded. The superuser is postgres and needs no password.
 start_server() {
-	local setting name value
-
+	say "Starting a server in $workspace"
 	data_dir=$workspace/data
 	server_log=$workspace/server.log
-	as_server_user mkdir "$workspace/socket"
-	say "Starting a server in $workspace"
-	as_server_user "$bindir/initdb" -D "$data_dir" -U postgres -A trust -E UTF8 --no-locale -N \
+	start_cluster "$data_dir" "$server_log" 5432 "$@"
+	socket_dir=$workspace/socket
+}
+
+# The same for one of several clusters, which share the folder of their sockets: its data, its log, its port.
+start_cluster() {
+	local data=$1 log=$2 port=$3 setting name value
+	shift 3
+
+	as_server_user mkdir -p "$workspace/socket"
+	as_server_user "$bindir/initdb" -D "$data" -U postgres -A trust -E UTF8 --no-locale -N \
 		>"$workspace/initdb.log" 2>&1 || {
 		cat "$workspace/initdb.log" >&2
 		die "could not make a cluster"
 	}
 	for setting in shared_preload_libraries=cqrs_views "$@" \
-		listen_addresses= "unix_socket_directories=$workspace/socket" port=5432; do
+		listen_addresses= "unix_socket_directories=$workspace/socket" "port=$port"; do
 		name=${setting%%=*}
 		value=${setting#*=}
 		printf "%s = '%s'\n" "$name" "${value//\'/\'\'}"
-	done | as_server_user tee -a "$data_dir/postgresql.conf" >/dev/null
-	as_server_user "$bindir/pg_ctl" start -D "$data_dir" -l "$server_log" -w -s >/dev/null </dev/null || {
-		cat "$server_log" >&2
+	done | as_server_user tee -a "$data/postgresql.conf" >/dev/null
+	as_server_user "$bindir/pg_ctl" start -D "$data" -l "$log" -w -s >/dev/null </dev/null || {
+		cat "$log" >&2
 		die "the server did not start"
 	}
-	socket_dir=$workspace/socket
 }
 
 # Stops the server in an orderly way. Fails when it does not stop in the given number of seconds.
