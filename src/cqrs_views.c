@@ -22,6 +22,7 @@
 #include "outbox.h"
 #include "projection.h"
 #include "read_table.h"
+#include "session.h"
 #include "shmem.h"
 
 PG_MODULE_MAGIC;
@@ -30,6 +31,7 @@ void
 _PG_init(void)
 {
 	cqrs_guc_define();
+	cqrs_session_init();
 	cqrs_outbox_init();
 	cqrs_read_table_init();
 	cqrs_projection_init();

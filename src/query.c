@@ -38,6 +38,7 @@
 #include "utils/xml.h"
 
 #include "query.h"
+#include "session.h"
 
 #define CQRS_SCHEMA "cqrs"
 #define OUR_EXTENSION "cqrs_views"
@@ -273,7 +274,7 @@ cqrs_query_load_settings(CqrsSettings *settings, Datum saved)
  * owner supplied: with the settings that the projection was created under, and
  * in a security-restricted operation. That forbids SET ROLE, temporary tables,
  * WITH HOLD cursors and deferred triggers, each of which would let the owner's
- * code run later, as somebody else.
+ * code run later, as somebody else; session.c sees to what else would.
  */
 void
 cqrs_query_enter_user(CqrsUserContext *context, Oid userid, const CqrsSettings *settings)
@@ -300,6 +301,7 @@ cqrs_query_enter_owner(CqrsUserContext *context)
 void
 cqrs_query_leave_user(CqrsUserContext *context)
 {
+	cqrs_session_release();
 	AtEOXact_GUC(false, context->nest_level);
 	SetUserIdAndSecContext(context->userid, context->sec_context);
 }
@@ -458,6 +460,7 @@ query_become(CqrsUserContext *context, Oid userid)
 	SetUserIdAndSecContext(userid, context->sec_context |
 						   SECURITY_LOCAL_USERID_CHANGE |
 						   SECURITY_RESTRICTED_OPERATION);
+	cqrs_session_protect();
 }
 
 /*
