@@ -67,9 +67,15 @@ COMMENT ON COLUMN cqrs.outbox.xid IS 'the transaction that published the event';
 COMMENT ON INDEX cqrs.outbox_xid_position IS 'finds what became visible between two snapshots';
 
 /* costly for the planner's eyes: to be asked of rows that pass all else */
-CREATE FUNCTION cqrs.count_event(event_position bigint, event_xid xid8) RETURNS boolean
+CREATE FUNCTION cqrs.count_event(event_position bigint) RETURNS boolean
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE COST 1000
 AS 'MODULE_PATHNAME', 'cqrs_sql_count_event';
+COMMENT ON FUNCTION cqrs.count_event(bigint) IS
+	'counts the events that a view''s own statement reads';
+
+CREATE FUNCTION cqrs.count_event(event_position bigint, event_xid xid8) RETURNS boolean
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE COST 1000
+AS 'MODULE_PATHNAME', 'cqrs_sql_pick_event';
 COMMENT ON FUNCTION cqrs.count_event(bigint, xid8) IS
 	'picks and counts the events that a view''s own statement reads';
 

@@ -40,6 +40,7 @@ SELECT count(*) FROM cqrs.projection WHERE cqrs.wait_for(name, '1 minute');
 CREATE TABLE calls (function regprocedure PRIMARY KEY, call text NOT NULL);
 INSERT INTO calls VALUES
 	('cqrs.current_xid()', 'SELECT cqrs.current_xid()'),
+	('cqrs.count_event(bigint)', 'SELECT cqrs.count_event(1)'),
 	('cqrs.count_event(bigint, xid8)', 'SELECT cqrs.count_event(1, ''1'')'),
 	('cqrs.publish(text, text, text, jsonb, jsonb, uuid, bigint, timestamptz)', 'SELECT cqrs.publish(''T'', ''3'', ''Good'')'),
 	('cqrs.grant_publish(regrole)', 'SELECT cqrs.grant_publish(''ME'')'),

@@ -55,7 +55,7 @@ typedef struct Pass
 {
 	CqrsErrorPolicy policy;
 	Datum		current;		/* the pass's snapshot */
-	int64		settled;		/* of it: see horizon.c; 0 where nobody needs it */
+	int64		settled;		/* of it: see horizon.c */
 } Pass;
 
 /* projections at one checkpoint; the arrays have room for all members */
@@ -73,6 +73,7 @@ static int	catchup_lock(CqrsMember *members, int nmembers, bool wait, Pass *pass
 static int	catchup_turn(const PassGroup *groups, int ngroups);
 static bool catchup_group(PassGroup *group, const Pass *pass, bool small_only);
 static bool catchup_batch(PassGroup *group, CqrsBatch *batch, const Pass *pass, bool small_only);
+static void catchup_find_whole(const PassGroup *group, const Pass *pass, CqrsWalk *walk);
 static void catchup_place(CqrsCheckpoint *checkpoint, CqrsBatch *batch, const Pass *pass);
 static CqrsReadLimit catchup_limit(const PassGroup *group);
 static bool catchup_takes_range(const PassGroup *group);
@@ -141,7 +142,6 @@ catchup_lock(CqrsMember *members, int nmembers, bool wait, Pass *pass, PassGroup
 {
 	int			ngroups = 0;
 	bool		any = false;
-	bool		keeps_positions = false;
 	TimestampTz now = GetCurrentTimestamp();
 
 	for (int i = 0; i < nmembers; i++)
@@ -162,12 +162,10 @@ catchup_lock(CqrsMember *members, int nmembers, bool wait, Pass *pass, PassGroup
 			member->locked = false;
 		}
 		any |= member->locked;
-		keeps_positions |= member->locked && OidIsValid(projection->state_table);
 	}
 	if (!any)
 		return 0;
-	if (keeps_positions)
-		pass->settled = cqrs_horizon_settled();
+	pass->settled = cqrs_horizon_settled();
 
 	PushActiveSnapshot(GetTransactionSnapshot());
 	for (int i = 0; i < nmembers; i++)
@@ -244,15 +242,19 @@ catchup_batch(PassGroup *group, CqrsBatch *batch, const Pass *pass, bool small_o
 	CqrsReadLimit limit = catchup_limit(group);
 	CqrsRange	range = {0};
 	bool		was_frozen = group->checkpoint->frozen;
-	bool		postponed = !catchup_read(batch, catchup_takes_range(group) ? &range : NULL,
-										  &next, pass, limit, small_only);
-	bool		ranged = range.upto > 0 && catchup_range(group, &range, &next, batch, pass);
+	bool		postponed;
+	bool		ranged;
 	bool		moved;
 
+	catchup_find_whole(group, pass, &next.walk);
+	postponed = !catchup_read(batch, catchup_takes_range(group) ? &range : NULL,
+										  &next, pass, limit, small_only);
+	ranged = range.upto > 0 && catchup_range(group, &range, &next, batch, pass);
 	if (range.upto > 0 && !ranged)
 	{
 		/* one of the events fails: which, a batch can tell */
 		next = *group->checkpoint;
+		catchup_find_whole(group, pass, &next.walk);
 		(void) catchup_read(batch, NULL, &next, pass, limit, false);
 	}
 	moved = !postponed && (batch->nevents > 0 || was_frozen);
@@ -286,6 +288,19 @@ catchup_batch(PassGroup *group, CqrsBatch *batch, const Pass *pass, bool small_o
 			catchup_arrived(member, group->projections[i]);
 	}
 	return moved || ranged || postponed;
+}
+
+/*
+ * Say where there are no other rows than those of the group's walk. A walk's
+ * snapshot, with what was settled then, may be older than this pass's.
+ */
+static void
+catchup_find_whole(const PassGroup *group, const Pass *pass, CqrsWalk *walk)
+{
+	walk->whole_after = 0;
+	walk->whole_upto = group->checkpoint->frozen ? group->checkpoint->settled : pass->settled;
+	for (int i = 0; i < group->nmembers; i++)
+		walk->whole_after = Max(walk->whole_after, group->checkpoints[i]->peak);
 }
 
 /* Say in the batch where it is among all events. */

@@ -176,19 +176,21 @@ cqrs_checkpoint_advance(CqrsCheckpoint *checkpoint, int64 events)
 }
 
 /*
- * Make the row of a new projection, which has processed what is visible in done,
- * none of it above position last.
+ * Make the row of a new projection, which has processed, or passes over, what is
+ * visible in done, none of it above position peak. What it processed ends at last.
  */
 void
-cqrs_checkpoint_insert(int32 projection, Datum done, int64 last)
+cqrs_checkpoint_insert(int32 projection, Datum done, int64 last, int64 peak)
 {
 	static CqrsQuery query = {
 		.sql = "INSERT INTO cqrs.checkpoint (projection, incarnation, done, last_position, peak)"
-		" SELECT $1, id, $2, $3, $3 FROM cqrs.incarnation",
-		.nargs = 3,
-		.argtypes = {INT4OID, PG_SNAPSHOTOID, INT8OID}
+		" SELECT $1, id, $2, $3, $4 FROM cqrs.incarnation",
+		.nargs = 4,
+		.argtypes = {INT4OID, PG_SNAPSHOTOID, INT8OID, INT8OID}
 	};
-	Datum		args[3] = {Int32GetDatum(projection), done, Int64GetDatum(last)};
+	Datum		args[4] = {
+		Int32GetDatum(projection), done, Int64GetDatum(last), Int64GetDatum(peak)
+	};
 
 	cqrs_query_run(&query, args, NULL, NULL, NULL);
 }

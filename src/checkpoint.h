@@ -35,7 +35,7 @@ extern CqrsCheckpoint *cqrs_checkpoint_peek(int32 projection);
 extern void cqrs_checkpoint_refuse_unusable(const CqrsCheckpoint *checkpoint);
 extern bool cqrs_checkpoint_equal(const CqrsCheckpoint *a, const CqrsCheckpoint *b);
 extern void cqrs_checkpoint_advance(CqrsCheckpoint *checkpoint, int64 events);
-extern void cqrs_checkpoint_insert(int32 projection, Datum done, int64 last);
+extern void cqrs_checkpoint_insert(int32 projection, Datum done, int64 last, int64 peak);
 extern void cqrs_checkpoint_reset(int32 projection);
 extern void cqrs_checkpoint_reset_counters(int32 projection);
 extern void cqrs_checkpoint_delete(int32 projection);

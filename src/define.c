@@ -86,6 +86,7 @@ void
 cqrs_define_projection(CqrsProjectionColumns *columns, const Oid *tables, int ntables,
 					   Datum done, int64 last)
 {
+	int64		peak = last;
 	int32		id;
 
 	columns->state = columns->mode == CQRS_MODE_INLINE ? CQRS_STATE_SWITCHING :
@@ -98,10 +99,14 @@ cqrs_define_projection(CqrsProjectionColumns *columns, const Oid *tables, int nt
 	if (done == (Datum) 0)
 		cqrs_apply_begin(cqrs_projection_get(id));
 	PushActiveSnapshot(GetLatestSnapshot());
-	if (done == (Datum) 0)
-		done = strcmp(columns->start_at, "now") == 0 ? cqrs_checkpoint_current_snapshot() :
-			cqrs_checkpoint_empty_snapshot();
-	cqrs_checkpoint_insert(id, done, last);
+	if (done == (Datum) 0 && strcmp(columns->start_at, "now") == 0)
+	{
+		done = cqrs_checkpoint_current_snapshot();
+		peak = cqrs_outbox_read_last_position();
+	}
+	else if (done == (Datum) 0)
+		done = cqrs_checkpoint_empty_snapshot();
+	cqrs_checkpoint_insert(id, done, last, peak);
 	PopActiveSnapshot();
 
 	if (columns->mode == CQRS_MODE_INLINE)

@@ -46,8 +46,8 @@ typedef struct Maintained
 	CqrsView   *view;
 	CqrsQuery	apply[CQRS_QUERY_SIZE_CLASSES];
 	CqrsQuery	apply_telling[CQRS_QUERY_SIZE_CLASSES]; /* the keys */
-	CqrsQuery	range;
-	CqrsQuery	range_telling;
+	CqrsQuery	range[2];		/* of any rows, and whole */
+	CqrsQuery	range_telling[2];
 } Maintained;
 
 /* keys on their way out of a statement */
@@ -95,7 +95,7 @@ static void views_sweep(void);
 static void view_forget(Maintained *maintained);
 static void view_make(Maintained *maintained, const CqrsProjection *projection);
 static void view_check_types(const CqrsView *view, Oid read_table);
-static void view_make_queries(Maintained *maintained, CqrsQuery *batches, CqrsQuery *range,
+static void view_make_queries(Maintained *maintained, CqrsQuery *batches, CqrsQuery *ranges,
 							  bool tell);
 static bool view_collect_key(TupleTableSlot *slot, void *arg);
 static void view_relcache_callback(Datum arg, Oid relid);
@@ -198,8 +198,8 @@ view_apply_range(Maintained *maintained, CqrsHandlerCall *call, bool tell, CqrsR
 	cqrs_outbox_read_range_count(call->range);
 	PG_TRY();
 	{
-		cqrs_query_run(tell ? &maintained->range_telling : &maintained->range, args, nulls,
-					   row_fn, keys);
+		cqrs_query_run(tell ? &maintained->range_telling[call->range->is_whole] :
+					   &maintained->range[call->range->is_whole], args, nulls, row_fn, keys);
 	}
 	PG_FINALLY();
 	{
@@ -341,8 +341,11 @@ view_forget(Maintained *maintained)
 		cqrs_query_forget(&maintained->apply[i]);
 		cqrs_query_forget(&maintained->apply_telling[i]);
 	}
-	cqrs_query_forget(&maintained->range);
-	cqrs_query_forget(&maintained->range_telling);
+	for (int i = 0; i < lengthof(maintained->range); i++)
+	{
+		cqrs_query_forget(&maintained->range[i]);
+		cqrs_query_forget(&maintained->range_telling[i]);
+	}
 	MemoryContextDelete(maintained->context);
 	maintained->context = NULL;
 }
@@ -366,8 +369,8 @@ view_make(Maintained *maintained, const CqrsProjection *projection)
 	maintained->tables.state_table = projection->state_table;
 	maintained->view = cqrs_view_parse(projection->query);
 	view_check_types(maintained->view, maintained->tables.read_table);
-	view_make_queries(maintained, maintained->apply, &maintained->range, false);
-	view_make_queries(maintained, maintained->apply_telling, &maintained->range_telling, true);
+	view_make_queries(maintained, maintained->apply, maintained->range, false);
+	view_make_queries(maintained, maintained->apply_telling, maintained->range_telling, true);
 	MemoryContextSwitchTo(old);
 	MemoryContextSetParent(context, CacheMemoryContext);
 	maintained->context = context;
@@ -393,13 +396,13 @@ view_check_types(const CqrsView *view, Oid read_table)
 }
 
 /*
- * A statement for each size of batches, of which the smallest has one event; and one
- * for ranges, which is planned for each anew: whether to go through the outbox by
+ * A statement for each size of batches, of which the smallest has one event; and two
+ * for ranges, which are planned for each anew: whether to go through the outbox by
  * position or as it lies depends on how much of it a range is. How many events that
  * is, statistics often don't know yet, so it is never taken for so few as to sort.
  */
 static void
-view_make_queries(Maintained *maintained, CqrsQuery *batches, CqrsQuery *range, bool tell)
+view_make_queries(Maintained *maintained, CqrsQuery *batches, CqrsQuery *ranges, bool tell)
 {
 	const CqrsView *view = maintained->view;
 	const CqrsViewTables *tables = &maintained->tables;
@@ -414,10 +417,11 @@ view_make_queries(Maintained *maintained, CqrsQuery *batches, CqrsQuery *range, 
 		.nargs = view->nkept > 0 ? 2 : 0,
 		.argtypes = {INT8OID, INT8OID}
 	};
-	*range = (CqrsQuery)
+	for (int i = 0; i < lengthof(maintained->range); i++)
+		ranges[i] = (CqrsQuery)
 	{
 		.sql = cqrs_view_sql_apply_from(view, tables, cqrs_outbox_read_range_source(),
-										cqrs_outbox_read_range_condition(), tell),
+										cqrs_outbox_read_range_condition(i == 1), tell),
 		.flags = CQRS_QUERY_IN_PLACE | CQRS_QUERY_CUSTOM | CQRS_QUERY_NO_JIT |
 		CQRS_QUERY_HASHED,
 		.nargs = NRANGE_ARGS,

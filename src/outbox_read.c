@@ -29,9 +29,15 @@
  * Reads are ordinary queries under the active snapshot, so that a partitioned
  * outbox needs no change here.
  *
+ * Above all that was processed, and as far as positions were settled when the
+ * walk's snapshot was taken (horizon.c), the outbox is whole: it has no rows but
+ * the walk's, of both branches, so nobody need look at their transaction ids,
+ * which are at the far end of each row. That is so of nearly all of a backlog.
+ *
  * A statement may also read a part of a walk by itself, a range of positions,
  * without a batch in memory: it selects from cqrs_outbox_read_range_source, and
- * cqrs_outbox_read_range_condition picks and counts. Only branch A has ranges.
+ * cqrs_outbox_read_range_condition picks and counts. Of branch B there are none,
+ * but where the outbox is whole.
  */
 #include "postgres.h"
 
@@ -95,6 +101,7 @@ static bool read_add_row(TupleTableSlot *slot, void *arg);
 static bool read_hand_over(TupleTableSlot *slot, void *arg);
 static bool read_keep_first(TupleTableSlot *slot, void *arg);
 static bool read_keep_pending(TupleTableSlot *slot, void *arg);
+static int64 walk_whole_end(const CqrsWalk *walk, int64 after);
 static Datum snapshot_xmax(Datum snapshot);
 static Datum snapshot_xmin(Datum snapshot);
 static bool snapshot_has_xip(Datum snapshot);
@@ -213,6 +220,13 @@ cqrs_outbox_read_bounds(Datum done, Datum current, int events, int64 *low, int64
 bool
 cqrs_outbox_read_walk(CqrsBatch *batch, const CqrsWalk *walk, CqrsReadLimit limit)
 {
+	static CqrsQuery whole = {
+		.sql = "SELECT " ROW_COLUMN_LIST " FROM cqrs.outbox"
+		" WHERE position > $1 AND position <= $2 ORDER BY position LIMIT $3",
+		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_INDEXED,
+		.nargs = 3,
+		.argtypes = {INT8OID, INT8OID, INT8OID}
+	};
 	static CqrsQuery later = {
 		.sql = "SELECT " ROW_COLUMN_LIST " FROM cqrs.outbox"
 		" WHERE position > $1 AND position <= $2 AND xid >= $3 AND xid < $4"
@@ -225,25 +239,38 @@ cqrs_outbox_read_walk(CqrsBatch *batch, const CqrsWalk *walk, CqrsReadLimit limi
 		.sql = "SELECT " CQRS_EVENT_COLUMN_LIST
 		" FROM unnest(ARRAY(SELECT pg_snapshot_xip($1))) AS x,"
 		" LATERAL (SELECT " CQRS_EVENT_COLUMN_LIST " FROM cqrs.outbox"
-		"  WHERE xid = x AND position > $2 ORDER BY position LIMIT $4) AS o"
+		"  WHERE xid = x AND position > $2 AND (position <= $5 OR position > $6)"
+		"  ORDER BY position LIMIT $4) AS o"
 		" WHERE pg_visible_in_snapshot(x, $3) ORDER BY position LIMIT $4",
 		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_INDEXED,
-		.nargs = 4,
-		.argtypes = {PG_SNAPSHOTOID, INT8OID, PG_SNAPSHOTOID, INT8OID}
+		.nargs = 6,
+		.argtypes = {PG_SNAPSHOTOID, INT8OID, PG_SNAPSHOTOID, INT8OID, INT8OID, INT8OID}
 	};
 	ReadState	state = {.batch = batch,.limit = limit};
+	int64		after = Max(walk->last, walk->low - 1);
+	int64		whole_end = Max(walk_whole_end(walk, after), after);
 	int64		end = PG_INT64_MAX; /* read completely up to here */
 	Datum		args[7];
 	int			keep;
 
-	args[0] = Int64GetDatum(Max(walk->last, walk->low - 1));
-	args[1] = Int64GetDatum(walk->high);
-	args[2] = snapshot_xmax(walk->done);
-	args[3] = snapshot_xmax(walk->target);
-	args[4] = walk->target;
-	args[5] = Int64GetDatum((int64) limit.events + 1);
-	args[6] = snapshot_xmin(walk->target);
-	cqrs_query_run(&later, args, NULL, read_add_row, &state);
+	if (whole_end > after)
+	{
+		args[0] = Int64GetDatum(after);
+		args[1] = Int64GetDatum(whole_end);
+		args[2] = Int64GetDatum((int64) limit.events + 1);
+		cqrs_query_run(&whole, args, NULL, read_add_row, &state);
+	}
+	if (!state.cut && whole_end < walk->high)
+	{
+		args[0] = Int64GetDatum(whole_end);
+		args[1] = Int64GetDatum(walk->high);
+		args[2] = snapshot_xmax(walk->done);
+		args[3] = snapshot_xmax(walk->target);
+		args[4] = walk->target;
+		args[5] = Int64GetDatum((int64) limit.events + 1);
+		args[6] = snapshot_xmin(walk->target);
+		cqrs_query_run(&later, args, NULL, read_add_row, &state);
+	}
 	if (state.cut)
 		end = batch->events[batch->nevents - 1].position;
 
@@ -255,6 +282,8 @@ cqrs_outbox_read_walk(CqrsBatch *batch, const CqrsWalk *walk, CqrsReadLimit limi
 		args[1] = Int64GetDatum(walk->last);
 		args[2] = walk->target;
 		args[3] = Int64GetDatum((int64) limit.events + 1);
+		args[4] = Int64GetDatum(after);
+		args[5] = Int64GetDatum(whole_end);
 		cqrs_query_run(&in_flight, args, NULL, read_add_row, &state);
 		if (state.cut)
 			end = Min(end, batch->events[batch->nevents - 1].position);
@@ -274,8 +303,9 @@ cqrs_outbox_read_walk(CqrsBatch *batch, const CqrsWalk *walk, CqrsReadLimit limi
 
 /*
  * Make a range of the events that follow next in a walk, of limit positions from
- * the next event on. Returns false if there is none, or some of branch B are among
- * them: then cqrs_outbox_read_walk is for them.
+ * the next event on. Returns false if there is none, or some of branch B come
+ * first, or among them where they are not whole: then cqrs_outbox_read_walk is for
+ * them.
  */
 bool
 cqrs_outbox_read_range(CqrsRange *range, const CqrsWalk *walk, int limit)
@@ -305,6 +335,9 @@ cqrs_outbox_read_range(CqrsRange *range, const CqrsWalk *walk, int limit)
 	range->walk = *walk;
 	range->after = first - 1;
 	range->upto = Min(range->after + limit, walk->high);
+	range->is_whole = walk_whole_end(walk, range->after) > range->after;
+	if (range->is_whole)
+		range->upto = Min(range->upto, walk_whole_end(walk, range->after));
 	range->is_end = range->upto == walk->high;
 	range->nevents = 0;
 	range->last = 0;
@@ -312,7 +345,7 @@ cqrs_outbox_read_range(CqrsRange *range, const CqrsWalk *walk, int limit)
 		return true;
 	args[0] = walk->done;
 	args[1] = Int64GetDatum(walk->last);
-	args[2] = Int64GetDatum(range->upto);
+	args[2] = Int64GetDatum(range->is_whole ? range->after : range->upto);
 	if (cqrs_query_run(&in_flight, args, NULL, NULL, NULL) > 0)
 		range->upto = 0;
 	return range->upto > 0;
@@ -334,17 +367,21 @@ cqrs_outbox_read_range_source(void)
 }
 
 /*
- * The condition that goes with it: an event of the range that the filters $5
- * (event_types), $6 (aggregate_types) and $7 (sources) let through; NULL = all. It
- * counts those, so whatever else the statement demands must be asked after it.
+ * The condition that goes with it, for a range that is whole or for any: an event of
+ * the range that the filters $5 (event_types), $6 (aggregate_types) and $7 (sources)
+ * let through; NULL = all. It counts those, so whatever else the statement demands
+ * must be asked after it.
  */
 const char *
-cqrs_outbox_read_range_condition(void)
+cqrs_outbox_read_range_condition(bool whole)
 {
-	return "($5 IS NULL OR event_type OPERATOR(pg_catalog.=) ANY ($5))"
-		" AND ($6 IS NULL OR aggregate_type OPERATOR(pg_catalog.=) ANY ($6))"
-		" AND ($7 IS NULL OR source OPERATOR(pg_catalog.=) ANY ($7))"
-		" AND cqrs.count_event(\"position\", xid)";
+#define RANGE_FILTERS \
+	"($5 IS NULL OR event_type OPERATOR(pg_catalog.=) ANY ($5))" \
+	" AND ($6 IS NULL OR aggregate_type OPERATOR(pg_catalog.=) ANY ($6))" \
+	" AND ($7 IS NULL OR source OPERATOR(pg_catalog.=) ANY ($7))"
+
+	return whole ? RANGE_FILTERS " AND cqrs.count_event(\"position\")" :
+		RANGE_FILTERS " AND cqrs.count_event(\"position\", xid)";
 }
 
 /*
@@ -364,12 +401,26 @@ cqrs_outbox_read_range_count(CqrsRange *range)
 	range_seen = DatumGetFullTransactionId(snapshot_xmin(range->walk.target));
 }
 
+/* Counts an event of the range that is being read, if there is one. Returns true. */
+bool
+cqrs_outbox_read_count_event(int64 position)
+{
+	CqrsRange  *range = range_being_read;
+
+	if (range != NULL)
+	{
+		range->nevents++;
+		range->last = Max(range->last, position);
+	}
+	return true;
+}
+
 /*
  * Is the row of the outbox an event of the range that is being read? Counts it then.
  * Where none is being read there is no event that is not.
  */
 bool
-cqrs_outbox_read_count_event(int64 position, FullTransactionId xid)
+cqrs_outbox_read_pick_event(int64 position, FullTransactionId xid)
 {
 	CqrsRange  *range = range_being_read;
 
@@ -382,9 +433,7 @@ cqrs_outbox_read_count_event(int64 position, FullTransactionId xid)
 		!DatumGetBool(DirectFunctionCall2(pg_visible_in_snapshot,
 										  FullTransactionIdGetDatum(xid), range->walk.target)))
 		return false;
-	range->nevents++;
-	range->last = Max(range->last, position);
-	return true;
+	return cqrs_outbox_read_count_event(position);
 }
 
 /*
@@ -738,6 +787,13 @@ read_keep_pending(TupleTableSlot *slot, void *arg)
 	oldest = slot_getattr(slot, 2, &isnull);
 	pending->oldest = isnull ? PG_INT64_MAX : DatumGetTimestampTz(oldest);
 	return true;
+}
+
+/* Up to where the outbox is whole beyond a position; no further than that = it is not. */
+static int64
+walk_whole_end(const CqrsWalk *walk, int64 after)
+{
+	return after >= walk->whole_after ? Min(walk->whole_upto, walk->high) : after;
 }
 
 /* the first transaction id as yet unassigned when the snapshot was taken */

@@ -29,6 +29,8 @@ typedef struct CqrsWalk
 	int64		low;
 	int64		high;
 	int64		last;
+	int64		whole_after;	/* beyond this position, and up to that, there are */
+	int64		whole_upto;		/* no other rows than the walk's; not stored */
 } CqrsWalk;
 
 extern bool cqrs_outbox_read_is_long(Datum done, CqrsReadLimit limit);
@@ -49,15 +51,17 @@ typedef struct CqrsRange
 	int64		after;
 	int64		upto;
 	bool		is_end;			/* is the walk at its end then? */
+	bool		is_whole;		/* is every row that is visible there of the walk? */
 	int64		nevents;		/* those that the filters let through, */
 	int64		last;			/* and the highest position of them */
 } CqrsRange;
 
 extern bool cqrs_outbox_read_range(CqrsRange *range, const CqrsWalk *walk, int limit);
 extern const char *cqrs_outbox_read_range_source(void);
-extern const char *cqrs_outbox_read_range_condition(void);
+extern const char *cqrs_outbox_read_range_condition(bool whole);
 extern void cqrs_outbox_read_range_count(CqrsRange *range);
-extern bool cqrs_outbox_read_count_event(int64 position, FullTransactionId xid);
+extern bool cqrs_outbox_read_count_event(int64 position);
+extern bool cqrs_outbox_read_pick_event(int64 position, FullTransactionId xid);
 
 /* what is not processed yet, counted up to a limit */
 typedef struct CqrsPending

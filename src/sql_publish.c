@@ -15,6 +15,7 @@
 
 PG_FUNCTION_INFO_V1(cqrs_sql_current_xid);
 PG_FUNCTION_INFO_V1(cqrs_sql_count_event);
+PG_FUNCTION_INFO_V1(cqrs_sql_pick_event);
 PG_FUNCTION_INFO_V1(cqrs_sql_publish);
 PG_FUNCTION_INFO_V1(cqrs_sql_grant_publish);
 
@@ -33,6 +34,18 @@ cqrs_sql_current_xid(PG_FUNCTION_ARGS)
 }
 
 /*
+ * cqrs.count_event(event_position bigint) RETURNS boolean
+ *
+ * Counts an event that a statement of a view's reads from the outbox, and is true.
+ * Anywhere else it does nothing. Takes no lock.
+ */
+Datum
+cqrs_sql_count_event(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(cqrs_outbox_read_count_event(PG_GETARG_INT64(0)));
+}
+
+/*
  * cqrs.count_event(event_position bigint, event_xid xid8) RETURNS boolean
  *
  * Whether a statement of a view's that reads from the outbox is to take the event of
@@ -40,10 +53,10 @@ cqrs_sql_current_xid(PG_FUNCTION_ARGS)
  * is true. Takes no lock.
  */
 Datum
-cqrs_sql_count_event(PG_FUNCTION_ARGS)
+cqrs_sql_pick_event(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_BOOL(cqrs_outbox_read_count_event(PG_GETARG_INT64(0),
-											   PG_GETARG_FULLTRANSACTIONID(1)));
+	PG_RETURN_BOOL(cqrs_outbox_read_pick_event(PG_GETARG_INT64(0),
+											  PG_GETARG_FULLTRANSACTIONID(1)));
 }
 
 /*

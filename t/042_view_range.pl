@@ -54,8 +54,7 @@ $late->query_safe("SELECT cqrs.publish('Account', '1', 'Paid', '{\"n\": 3}')");
 publish_many(15, "'Paid'", '4');
 $late->query_safe("SELECT cqrs.publish('Account', '1', 'Paid', '{\"n\": 5}')");
 publish_many(40, "'Paid'", '6');
-$late->query_safe('COMMIT');
-$late->quit;
+commit_and_quit($late);
 my $before = read_by_ranges();
 run('CALL cqrs.catch_up()');
 same('events that commit late are not left out');
@@ -99,7 +98,54 @@ is(run('SELECT * FROM opened ORDER BY position'),
 	'rows are appended');
 is(run('TABLE all_events'), run('SELECT count(*), max(position) FROM cqrs.outbox'), 'one row counts all');
 
-is(run('SELECT cqrs.count_event(1, pg_current_xact_id())'), 't', 'anywhere else the function that counts does nothing');
+# --- a handler's batches are read from the same places: where all rows are new ones, and where some are not
+
+run('CREATE TABLE log (position bigint PRIMARY KEY);
+	CREATE TABLE failing (position bigint);
+	CREATE FUNCTION keep_log() RETURNS trigger LANGUAGE plpgsql AS $$
+	BEGIN
+		IF EXISTS (SELECT FROM events JOIN failing USING (position)) THEN
+			RAISE EXCEPTION USING MESSAGE = $m$not yet$m$;
+		END IF;
+		INSERT INTO log SELECT position FROM events;
+		RETURN NULL;
+	END $$');
+run("SELECT cqrs.create_projection('log', 'keep_log()', '{log}', batch_size => 10, on_error => 'stop')");
+run("CALL cqrs.catch_up('log')");
+
+my @late = map { $node->background_psql('postgres') } 1 .. 2;
+$_->query_safe("BEGIN; SELECT cqrs.publish('Account', 'late', 'Paid')") for @late;
+publish_many(15, "'Paid'", '1');
+run("CALL cqrs.catch_up('log')");
+publish_many(25, "'Paid'", '1');
+run("INSERT INTO failing SELECT max(position) FROM cqrs.outbox");
+$_->query_safe("SELECT cqrs.publish('Account', 'late', 'Paid')") for @late;
+publish_many(25, "'Paid'", '1');
+commit_and_quit($late[0]);
+$node->psql('postgres', "CALL cqrs.catch_up('log')");
+is(run("SELECT state FROM cqrs.projection_status WHERE name = 'log'"), 'stopped', 'a backlog is half read');
+commit_and_quit($late[1]);
+run("TRUNCATE failing; SELECT cqrs.resume_projection('log')");
+run("CALL cqrs.catch_up('log')");
+is(run('SELECT count(*) FROM log'), run('SELECT count(*) FROM cqrs.outbox'), 'each event once, however late it comes');
+
+# --- an event whose position was drawn before others', and its transaction id after they had been processed
+
+my $slow = run("SELECT nextval('cqrs.outbox_position_seq')");
+publish_many(30, "'Paid'", '1');
+run("CALL cqrs.catch_up('log')");
+run('CREATE TABLE new_log (LIKE log INCLUDING ALL);
+	CREATE FUNCTION keep_new_log() RETURNS trigger LANGUAGE plpgsql AS
+	$$ BEGIN INSERT INTO new_log SELECT position FROM events; RETURN NULL; END $$');
+run("SELECT cqrs.create_projection('new_log', 'keep_new_log()', '{new_log}', start_at => 'now', batch_size => 10)");
+run("INSERT INTO cqrs.outbox (position, aggregate_type, aggregate_id, event_type) OVERRIDING SYSTEM VALUE
+	VALUES ($slow, 'Account', 'slow', 'Paid')");
+publish_many(30, "'Paid'", '1');
+run('CALL cqrs.catch_up()');
+is(run('SELECT count(*) FROM log'), run('SELECT count(*) FROM cqrs.outbox'), 'those between are not processed again');
+is(run('SELECT count(*), min(position) FROM new_log'), "31|$slow", 'nor by who began behind them');
+
+is(run('SELECT cqrs.count_event(1, pg_current_xact_id()) AND cqrs.count_event(1)'), 't', 'anywhere else the function that counts does nothing');
 
 $node->stop;
 done_testing();
@@ -109,6 +155,15 @@ sub run
 	my ($sql) = @_;
 
 	return $node->safe_psql('postgres', $sql);
+}
+
+sub commit_and_quit
+{
+	my ($session) = @_;
+
+	$session->query_safe('COMMIT');
+	$session->quit;
+	return;
 }
 
 # Publishes n events of four accounts; type and value are SQL expressions over i.
@@ -132,7 +187,8 @@ sub heard
 # How many events statements have counted so far, over all sessions.
 sub read_by_ranges
 {
-	return run(q{SELECT coalesce(pg_stat_get_function_calls('cqrs.count_event(bigint, xid8)'::regprocedure), 0)});
+	return run(q{SELECT sum(coalesce(pg_stat_get_function_calls(oid), 0)) FROM pg_proc
+		WHERE pronamespace = 'cqrs'::regnamespace AND proname = 'count_event'});
 }
 
 sub status
