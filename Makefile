@@ -11,7 +11,7 @@ MODULES_IN_ORDER = \
 	outbox outbox_read horizon read_table projection registry checkpoint dead_letter \
 	view_expression view_filter view view_merge view_sql \
 	handler handler_event handler_batch reducer reducer_table handler_reducer handler_view \
-	notify apply park catchup mode rebuild \
+	notify apply park catchup mode rebuild follow \
 	inline_trigger shmem worker launcher \
 	define sql_args sql_publish sql_aggregate sql_fold sql_guard sql_projection sql_dead_letter sql_view sql_progress sql_status \
 	cqrs_views

@@ -311,13 +311,39 @@ ALTER EVENT TRIGGER cqrs_drop_guard ENABLE ALWAYS;
 COMMENT ON EVENT TRIGGER cqrs_drop_guard IS
 	'a read table goes with its projection: cqrs.drop_projection';
 
+CREATE FUNCTION cqrs.guard_names() RETURNS event_trigger
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cqrs_sql_guard_names';
+COMMENT ON FUNCTION cqrs.guard_names() IS
+	'follows what gets another name; keeps what views and keys name';
+
+CREATE EVENT TRIGGER cqrs_names_before ON ddl_command_start
+	WHEN TAG IN ('ALTER COLLATION', 'ALTER DOMAIN', 'ALTER EXTENSION', 'ALTER FUNCTION',
+		'ALTER OPERATOR', 'ALTER ROUTINE', 'ALTER SCHEMA', 'ALTER TABLE', 'ALTER TYPE',
+		'CREATE FUNCTION', 'CREATE RULE', 'DROP CAST', 'DROP COLLATION', 'DROP DOMAIN',
+		'DROP EXTENSION', 'DROP FUNCTION', 'DROP OPERATOR', 'DROP OWNED', 'DROP ROUTINE',
+		'DROP SCHEMA', 'DROP TYPE')
+	EXECUTE FUNCTION cqrs.guard_names();
+ALTER EVENT TRIGGER cqrs_names_before ENABLE ALWAYS;
+COMMENT ON EVENT TRIGGER cqrs_names_before IS 'notes what names mean';
+
+CREATE EVENT TRIGGER cqrs_names_after ON ddl_command_end
+	WHEN TAG IN ('ALTER COLLATION', 'ALTER DOMAIN', 'ALTER EXTENSION', 'ALTER FUNCTION',
+		'ALTER OPERATOR', 'ALTER ROUTINE', 'ALTER SCHEMA', 'ALTER TABLE', 'ALTER TYPE',
+		'CREATE FUNCTION', 'CREATE RULE', 'DROP CAST', 'DROP COLLATION', 'DROP DOMAIN',
+		'DROP EXTENSION', 'DROP FUNCTION', 'DROP OPERATOR', 'DROP OWNED', 'DROP ROUTINE',
+		'DROP SCHEMA', 'DROP TYPE')
+	EXECUTE FUNCTION cqrs.guard_names();
+ALTER EVENT TRIGGER cqrs_names_after ENABLE ALWAYS;
+COMMENT ON EVENT TRIGGER cqrs_names_after IS 'follows what has another name';
+
 CREATE FUNCTION cqrs.apply_inline() RETURNS trigger
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'cqrs_inline_trigger_apply';
 COMMENT ON FUNCTION cqrs.apply_inline() IS
 	'applies the events of one statement to the inline projections';
 REVOKE ALL ON FUNCTION cqrs.guard_outbox(), cqrs.guard_read_table(), cqrs.guard_drop(),
-	cqrs.apply_inline(), cqrs.registry_changed() FROM PUBLIC;
+	cqrs.guard_names(), cqrs.apply_inline(), cqrs.registry_changed() FROM PUBLIC;
 
 /* ----------------------------------------------------------- projections */
 

@@ -59,6 +59,7 @@ INSERT INTO calls VALUES
 	('cqrs.guard_read_table()', 'CREATE TRIGGER t BEFORE UPDATE ON ME.free EXECUTE FUNCTION cqrs.guard_read_table()'),
 	('cqrs.apply_inline()', 'CREATE TRIGGER t BEFORE UPDATE ON ME.free EXECUTE FUNCTION cqrs.apply_inline()'),
 	('cqrs.guard_drop()', 'CREATE EVENT TRIGGER regress_t ON sql_drop EXECUTE FUNCTION cqrs.guard_drop()'),
+	('cqrs.guard_names()', 'CREATE EVENT TRIGGER regress_u ON ddl_command_end EXECUTE FUNCTION cqrs.guard_names()'),
 	('cqrs.create_projection(name, regprocedure, regclass[], text, text[], text[], text[], text, text, text, text, integer, integer)',
 		'SELECT cqrs.create_projection(''new'', ''ME.on_event(cqrs.event)'', ''{ME.free}'')'),
 	('cqrs.create_view(name, text, text, text[], text[], text[], text, text, text, integer, integer)',

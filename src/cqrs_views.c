@@ -12,6 +12,7 @@
 #include "miscadmin.h"
 
 #include "cqrs_views.h"
+#include "follow.h"
 #include "guc.h"
 #include "handler.h"
 #include "handler_batch.h"
@@ -41,6 +42,7 @@ _PG_init(void)
 	cqrs_handler_register(&cqrs_handler_reducer_kind);
 	cqrs_handler_register(&cqrs_handler_view_kind);
 	cqrs_handler_view_init();
+	cqrs_follow_init();
 
 	/* pg_upgrade runs servers in which nothing may happen by itself */
 	if (process_shared_preload_libraries_in_progress && !IsBinaryUpgrade)

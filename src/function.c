@@ -5,6 +5,8 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/table.h"
+#include "catalog/indexing.h"
 #include "catalog/pg_proc.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
@@ -26,6 +28,22 @@ cqrs_function_is_plain(Oid function)
 				(errcode(ERRCODE_UNDEFINED_FUNCTION),
 				 errmsg("handler with OID %u does not exist", function)));
 	return get_func_prokind(function) == PROKIND_FUNCTION && !get_func_retset(function);
+}
+
+/*
+ * Make a function look altered, so that languages that keep what they compiled of
+ * it compile it anew, in all sessions: PL/pgSQL otherwise keeps to the types that
+ * the columns of a row had.
+ */
+void
+cqrs_function_touch(Oid function)
+{
+	Relation	rel = table_open(ProcedureRelationId, RowExclusiveLock);
+	HeapTuple	tuple = SearchSysCacheCopy1(PROCOID, ObjectIdGetDatum(function));
+
+	if (HeapTupleIsValid(tuple))
+		CatalogTupleUpdate(rel, &tuple->t_self, tuple);
+	table_close(rel, RowExclusiveLock);
 }
 
 /*

@@ -44,7 +44,6 @@ static uint64 catalog_changes = 1;
 
 static void handler_catalog_callback(Datum arg, int cacheid, uint32 hashvalue);
 static Oid	handler_resolve(CqrsProjection *projection);
-static Oid	handler_find(const CqrsProjection *projection);
 static void handler_error_callback(void *arg);
 
 /* Called once per process, from _PG_init. */
@@ -144,6 +143,27 @@ cqrs_handler_kind(const CqrsProjection *projection)
 }
 
 /*
+ * The function of the projection's handler's name that takes what its kind
+ * takes, or InvalidOid. The types are not looked up by the names that they had,
+ * because a reducer's is that of its read table, which can be renamed. The
+ * current user needs USAGE on its schema.
+ */
+Oid
+cqrs_handler_find(const CqrsProjection *projection)
+{
+	Oid			argtypes[CQRS_HANDLER_MAX_ARGS];
+	int			nargs = cqrs_handler_kind(projection)->argtypes(projection, argtypes);
+	const char *end = projection->handler;
+
+	for (bool quoted = false; *end != '\0' && (quoted || *end != '('); end++)
+		if (*end == '"')
+			quoted = !quoted;
+	return LookupFuncName(textToQualifiedNameList(cstring_to_text_with_len(projection->handler,
+																			end - projection->handler)),
+						  nargs, argtypes, true);
+}
+
+/*
  * The projection's handler as it is now, checked. Throws where it was dropped,
  * replaced by one of another kind, or is not the owner's to run any more.
  */
@@ -156,7 +176,7 @@ handler_resolve(CqrsProjection *projection)
 	if (projection->handler_checked == changes)
 		return projection->handler_oid;
 
-	function = handler_find(projection);
+	function = cqrs_handler_find(projection);
 	if (!OidIsValid(function))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_FUNCTION),
@@ -242,26 +262,6 @@ static void
 handler_catalog_callback(Datum arg, int cacheid, uint32 hashvalue)
 {
 	catalog_changes++;
-}
-
-/*
- * The function of the projection's handler's name that takes what its kind
- * takes, or InvalidOid. The types are not looked up by the names that they had,
- * because a reducer's is that of its read table, which can be renamed.
- */
-static Oid
-handler_find(const CqrsProjection *projection)
-{
-	Oid			argtypes[CQRS_HANDLER_MAX_ARGS];
-	int			nargs = cqrs_handler_kind(projection)->argtypes(projection, argtypes);
-	const char *end = projection->handler;
-
-	for (bool quoted = false; *end != '\0' && (quoted || *end != '('); end++)
-		if (*end == '"')
-			quoted = !quoted;
-	return LookupFuncName(textToQualifiedNameList(cstring_to_text_with_len(projection->handler,
-																			end - projection->handler)),
-						  nargs, argtypes, true);
 }
 
 static void

@@ -52,6 +52,7 @@ typedef struct RowReceiver
 	void	   *arg;
 } RowReceiver;
 
+static char *query_resolve_path(const char *path);
 static char *query_temporary_last(const char *path);
 static void query_prepare(CqrsQuery *query);
 static int	query_settings(const CqrsQuery *query, bool shape);
@@ -238,8 +239,13 @@ cqrs_query_save_settings(void)
 	Datum		elements[lengthof(names)];
 
 	for (int i = 0; i < lengthof(names); i++)
-		elements[i] = CStringGetTextDatum(psprintf("%s=%s", names[i],
-												   GetConfigOption(names[i], false, false)));
+	{
+		const char *value = GetConfigOption(names[i], false, false);
+
+		if (strcmp(names[i], "search_path") == 0)
+			value = query_resolve_path(value);
+		elements[i] = CStringGetTextDatum(psprintf("%s=%s", names[i], value));
+	}
 	return PointerGetDatum(construct_array(elements, lengthof(names), TEXTOID, -1, false,
 										   TYPALIGN_INT));
 }
@@ -345,6 +351,34 @@ cqrs_query_lock_extension(void)
 	}
 	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, ExtensionRelationId, extension, 0);
 	return LockAcquire(&tag, AccessShareLock, false, true) != LOCKACQUIRE_NOT_AVAIL;
+}
+
+/*
+ * A search_path with the schema that "$user" stands for now, for the current user,
+ * in the current memory context: the role may be renamed, or give the projection
+ * away.
+ */
+static char *
+query_resolve_path(const char *path)
+{
+	StringInfoData result;
+	List	   *names;
+	ListCell   *lc;
+
+	if (!SplitIdentifierString(pstrdup(path), ',', &names))
+		elog(ERROR, "invalid search_path \"%s\"", path);
+	initStringInfo(&result);
+	foreach(lc, names)
+	{
+		const char *name = lfirst(lc);
+
+		if (strcmp(name, "$user") == 0)
+			name = GetUserNameFromId(GetUserId(), false);
+		if (name == lfirst(lc) || OidIsValid(get_namespace_oid(name, true)))
+			appendStringInfo(&result, "%s%s", result.len > 0 ? ", " : "", quote_identifier(name));
+	}
+	list_free(names);
+	return result.data;
 }
 
 /*

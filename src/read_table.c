@@ -54,6 +54,7 @@ static CqrsWriters writers = {NULL, 0};
 static bool subscriptions_known = false;
 static bool subscriptions_exist = false;
 
+static const char *read_table_problem(Oid relid);
 static bool read_table_is_owners(Oid relid, Oid owner);
 static void read_table_refuse_owner(Oid relid, Oid owner);
 static void read_table_subscription_callback(Datum arg, int cacheid, uint32 hashvalue);
@@ -78,29 +79,13 @@ cqrs_read_table_check(Oid relid, Oid owner)
 {
 	char	   *relname = get_rel_name(relid);
 	char	   *nspname;
-	char		persistence;
 
 	if (relname == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("read table with OID %u does not exist", relid),
 				 errhint("If it was dropped, its projection has nothing to maintain: drop that too, with cqrs.drop_projection.")));
-	if (get_rel_relkind(relid) != RELKIND_RELATION || get_rel_relispartition(relid) ||
-		has_superclass(relid) ||
-		(has_subclass(relid) && find_inheritance_children(relid, NoLock) != NIL))
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("\"%s\" can't be a read table", relname),
-				 errdetail("A read table is an ordinary table, not partitioned, a partition, or part of an inheritance tree: its write guard would not see every write.")));
-	persistence = get_rel_persistence(relid);
-	if (persistence != RELPERSISTENCE_PERMANENT)
-		ereport(ERROR,
-				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
-				 errmsg("%s table \"%s\" can't be a read table",
-						persistence == RELPERSISTENCE_TEMP ? "temporary" : "unlogged", relname),
-				 errdetail("A crash would empty it while its projection believes it filled."),
-				 persistence == RELPERSISTENCE_TEMP ? 0 :
-				 errhint("ALTER TABLE %s SET LOGGED;", quote_identifier(relname))));
+	cqrs_read_table_check_form(relid);
 	nspname = get_namespace_name(get_rel_namespace(relid));
 	if (IsCatalogNamespace(get_rel_namespace(relid)) || strcmp(nspname, "cqrs") == 0)
 		ereport(ERROR,
@@ -112,11 +97,60 @@ cqrs_read_table_check(Oid relid, Oid owner)
 	read_table_refuse_subscription(relid);
 }
 
-/* The cheap part of the check, for each batch: it is there, and still owner's. */
+/*
+ * Throw unless an existing table is such that it keeps what is written to it, and
+ * that the write guard sees every write.
+ */
+void
+cqrs_read_table_check_form(Oid relid)
+{
+	const char *problem = read_table_problem(relid);
+	char	   *relname = get_rel_name(relid);
+
+	if (problem != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("\"%s\" can't be a read table", relname),
+				 errdetail_internal("%s", problem)));
+	if (get_rel_persistence(relid) != RELPERSISTENCE_PERMANENT)
+	{
+		bool		is_temporary = get_rel_persistence(relid) == RELPERSISTENCE_TEMP;
+
+		ereport(ERROR,
+				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+				 errmsg("%s table \"%s\" can't be a read table",
+						is_temporary ? "temporary" : "unlogged", relname),
+				 errdetail("A crash would empty it while its projection believes it filled."),
+				 is_temporary ? 0 :
+				 errhint("ALTER TABLE %s SET LOGGED;", quote_identifier(relname))));
+	}
+}
+
+/* The same as a question; false where there is no table, too. */
+bool
+cqrs_read_table_is_sound(Oid relid)
+{
+	return get_rel_relkind(relid) != '\0' && read_table_problem(relid) == NULL &&
+		get_rel_persistence(relid) == RELPERSISTENCE_PERMANENT;
+}
+
+/* The cheap part of the check, for each batch: it is there, sound, and still owner's. */
 void
 cqrs_read_table_verify(Oid relid, Oid owner)
 {
-	if (get_rel_relkind(relid) != RELKIND_RELATION || !read_table_is_owners(relid, owner))
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	bool		suspect = !HeapTupleIsValid(tuple);
+
+	if (!suspect)
+	{
+		Form_pg_class form = (Form_pg_class) GETSTRUCT(tuple);
+
+		suspect = form->relkind != RELKIND_RELATION ||
+			form->relpersistence != RELPERSISTENCE_PERMANENT ||
+			form->relispartition || form->relhassubclass || form->relhasrules;
+		ReleaseSysCache(tuple);
+	}
+	if (suspect || !read_table_is_owners(relid, owner))
 		cqrs_read_table_check(relid, owner);
 	read_table_refuse_subscription(relid);
 }
@@ -165,6 +199,14 @@ cqrs_read_table_unguard(Oid relid)
 		performDeletion(&address, DROP_RESTRICT, PERFORM_DELETION_INTERNAL);
 		CommandCounterIncrement();
 	}
+}
+
+/* Is the table there, with the write guard on it? */
+bool
+cqrs_read_table_is_guarded(Oid relid)
+{
+	return get_rel_relkind(relid) == RELKIND_RELATION &&
+		OidIsValid(get_trigger_oid(relid, CQRS_READ_TABLE_GUARD, true));
 }
 
 /*
@@ -233,6 +275,27 @@ cqrs_read_table_is_open(Oid relid)
 		if (writers.relids[i] == relid)
 			return true;
 	return false;
+}
+
+/* What keeps an existing relation from being a read table, but for what it survives; or NULL. */
+static const char *
+read_table_problem(Oid relid)
+{
+	Relation	rel;
+	bool		has_rules;
+
+	if (get_rel_relkind(relid) != RELKIND_RELATION || get_rel_relispartition(relid) ||
+		has_superclass(relid) ||
+		(has_subclass(relid) && find_inheritance_children(relid, NoLock) != NIL))
+		return "A read table is an ordinary table, not partitioned, a partition, or part of an inheritance tree: its write guard would not see every write.";
+
+	/* pg_class only says that there may be some */
+	rel = table_open(relid, AccessShareLock);
+	has_rules = rel->rd_rules != NULL;
+	table_close(rel, NoLock);
+	if (has_rules)
+		return "A read table has no rules: what is written to it would go elsewhere, or nowhere.";
+	return NULL;
 }
 
 /*

@@ -13,9 +13,12 @@
 extern void cqrs_read_table_init(void);
 extern void cqrs_read_table_check(Oid relid, Oid owner);
 extern void cqrs_read_table_check_drop(Oid relid, Oid role);
+extern void cqrs_read_table_check_form(Oid relid);
+extern bool cqrs_read_table_is_sound(Oid relid);
 extern void cqrs_read_table_verify(Oid relid, Oid owner);
 extern void cqrs_read_table_guard(Oid relid);
 extern void cqrs_read_table_unguard(Oid relid);
+extern bool cqrs_read_table_is_guarded(Oid relid);
 extern void cqrs_read_table_truncate(const Oid *relids, int nrelids);
 extern void cqrs_read_table_drop(const Oid *relids, int nrelids);
 

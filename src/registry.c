@@ -98,6 +98,51 @@ cqrs_registry_delete(int32 id)
 	change_row(&query, &arg, NULL);
 }
 
+void
+cqrs_registry_set_owner(int32 id, Oid owner)
+{
+	static CqrsQuery query = {
+		.sql = "UPDATE cqrs.registry SET owner = $2 WHERE id = $1",
+		.nargs = 2,
+		.argtypes = {INT4OID, REGROLEOID}
+	};
+	Datum		args[2] = {Int32GetDatum(id), ObjectIdGetDatum(owner)};
+
+	change_row(&query, args, NULL);
+}
+
+/* The same function has another name. */
+void
+cqrs_registry_set_handler(int32 id, const char *handler)
+{
+	static CqrsQuery query = {
+		.sql = "UPDATE cqrs.registry SET handler = $2 WHERE id = $1",
+		.nargs = 2,
+		.argtypes = {INT4OID, TEXTOID}
+	};
+	Datum		args[2] = {Int32GetDatum(id), CStringGetTextDatum(handler)};
+
+	change_row(&query, args, NULL);
+}
+
+/* Change one of the settings that its code runs under. */
+void
+cqrs_registry_set_setting(int32 id, const char *name, const char *value)
+{
+	static CqrsQuery query = {
+		.sql = "UPDATE cqrs.registry SET settings = array("
+		" SELECT CASE WHEN starts_with(s, $2 || '=') THEN $2 || '=' || $3 ELSE s END"
+		" FROM unnest(settings) WITH ORDINALITY AS u (s, n) ORDER BY n) WHERE id = $1",
+		.nargs = 3,
+		.argtypes = {INT4OID, TEXTOID, TEXTOID}
+	};
+	Datum		args[3] = {
+		Int32GetDatum(id), CStringGetTextDatum(name), CStringGetTextDatum(value)
+	};
+
+	change_row(&query, args, NULL);
+}
+
 /*
  * Enter a state other than "rebuilding". Leaving "stopped" forgets the error;
  * ending a rebuild forgets when it began, pausing or stopping it does not.

@@ -33,6 +33,9 @@ typedef struct CqrsProjectionColumns
 extern int32 cqrs_registry_insert(const CqrsProjectionColumns *columns);
 extern void cqrs_registry_update(int32 id, const CqrsProjectionColumns *columns);
 extern void cqrs_registry_delete(int32 id);
+extern void cqrs_registry_set_owner(int32 id, Oid owner);
+extern void cqrs_registry_set_handler(int32 id, const char *handler);
+extern void cqrs_registry_set_setting(int32 id, const char *name, const char *value);
 extern void cqrs_registry_set_state(int32 id, CqrsState state);
 extern void cqrs_registry_set_rebuilding(int32 id);
 extern void cqrs_registry_set_parked(int32 id, bool parked, TimestampTz retry_at,
@@ -40,6 +43,5 @@ extern void cqrs_registry_set_parked(int32 id, bool parked, TimestampTz retry_at
 extern void cqrs_registry_record_stop(int32 id, const char *error);
 extern void cqrs_registry_record_retry(int32 id, const char *error, TimestampTz next_retry_at);
 extern void cqrs_registry_record_recovery(int32 id);
-
 
 #endif							/* CQRS_REGISTRY_H */

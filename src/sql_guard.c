@@ -1,7 +1,7 @@
 /*
  * sql_guard.c
  *		Trigger functions: events are immutable, read tables are read-only and are
- *		not dropped, and changes of the registry are heard of.
+ *		not dropped, names are followed, and changes of the registry are heard of.
  */
 #include "postgres.h"
 
@@ -16,6 +16,7 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
+#include "follow.h"
 #include "guc.h"
 #include "outbox.h"
 #include "projection.h"
@@ -33,10 +34,12 @@ typedef struct DroppedTable
 PG_FUNCTION_INFO_V1(cqrs_sql_guard_outbox);
 PG_FUNCTION_INFO_V1(cqrs_sql_guard_read_table);
 PG_FUNCTION_INFO_V1(cqrs_sql_guard_drop);
+PG_FUNCTION_INFO_V1(cqrs_sql_guard_names);
 PG_FUNCTION_INFO_V1(cqrs_sql_registry_changed);
 
 static ArrayType *missing_read_tables(void);
 static bool dropped_table(TupleTableSlot *slot, void *arg);
+static void require_event_trigger(FunctionCallInfo fcinfo);
 static TriggerData *trigger_data(FunctionCallInfo fcinfo);
 static Datum trigger_row(TriggerData *trigdata);
 
@@ -129,10 +132,7 @@ cqrs_sql_guard_drop(PG_FUNCTION_ARGS)
 	ArrayType  *missing;
 	Datum		arg;
 
-	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_EVENT_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("function can only be called as an event trigger")));
+	require_event_trigger(fcinfo);
 	if (cqrs_guc_allow_writes || IsBinaryUpgrade ||
 		!OidIsValid(cqrs_query_relation("registry", true)))
 		PG_RETURN_NULL();
@@ -155,6 +155,30 @@ cqrs_sql_guard_drop(PG_FUNCTION_ARGS)
 					   projection->nread_tables),
 			 errhint("SELECT cqrs.drop_projection(%s, drop_read_tables => true);",
 					 quote_literal_cstr(NameStr(projection->name)))));
+}
+
+/*
+ * cqrs.guard_names() RETURNS event_trigger
+ *
+ * Before and after each command that may change what a name means: follows a
+ * handler or a schema that gets another name; refuses to leave a query or key
+ * without its meaning, or a read table in another form. Does nothing while the
+ * setting cqrs_views.allow_writes is on.
+ */
+Datum
+cqrs_sql_guard_names(PG_FUNCTION_ARGS)
+{
+	EventTriggerData *data = (EventTriggerData *) fcinfo->context;
+
+	require_event_trigger(fcinfo);
+	if (cqrs_guc_allow_writes || IsBinaryUpgrade ||
+		!OidIsValid(cqrs_query_relation("registry", true)))
+		PG_RETURN_NULL();
+	if (strcmp(data->event, "ddl_command_start") == 0)
+		cqrs_follow_note(data->tag != CMDTAG_ALTER_TABLE);
+	else
+		cqrs_follow_noted(GetCommandTagName(data->tag));
+	PG_RETURN_NULL();
 }
 
 /*
@@ -203,6 +227,15 @@ dropped_table(TupleTableSlot *slot, void *arg)
 	dropped->relid = DatumGetObjectId(slot_getattr(slot, 1, &isnull));
 	namestrcpy(&dropped->name, TextDatumGetCString(slot_getattr(slot, 2, &isnull)));
 	return true;
+}
+
+static void
+require_event_trigger(FunctionCallInfo fcinfo)
+{
+	if (!CALLED_AS_EVENT_TRIGGER(fcinfo))
+		ereport(ERROR,
+				(errcode(ERRCODE_E_R_I_E_EVENT_TRIGGER_PROTOCOL_VIOLATED),
+				 errmsg("function can only be called as an event trigger")));
 }
 
 static TriggerData *

@@ -8,6 +8,9 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog/dependency.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
@@ -186,6 +189,10 @@ cqrs_sql_drop_projection(PG_FUNCTION_ARGS)
 			cqrs_read_table_check_drop(relid, GetUserId());
 		LockRelationOid(relid, AccessExclusiveLock);
 		cqrs_read_table_unguard(relid);
+
+		/* what a view's query called is not its table's business any more */
+		deleteDependencyRecordsForClass(RelationRelationId, relid, ProcedureRelationId,
+										DEPENDENCY_NORMAL);
 	}
 	cqrs_checkpoint_delete(projection->id);
 	cqrs_dead_letter_forget(projection->id);

@@ -35,7 +35,8 @@ is($node->safe_psql('shop', $rows), $before, 'and is as it was');
 
 $node->command_ok([ 'pg_restore', '--clean', '--exit-on-error', '-d', 'shop', $dump ], 'pg_restore --clean');
 is($node->safe_psql('shop', $rows), $before, 'the read table is there again');
-is($node->safe_psql('shop', 'SELECT evtname, evtenabled FROM pg_event_trigger'), 'cqrs_drop_guard|A', 'and so is its guard');
+is($node->safe_psql('shop', 'SELECT evtname, evtenabled FROM pg_event_trigger ORDER BY evtname'),
+	"cqrs_drop_guard|A\ncqrs_names_after|A\ncqrs_names_before|A", 'and so are its guards');
 foreach my $table (qw(p_log at_once_log ends ends_state))
 {
 	my ($status, $output, $errors) = $node->psql('shop', "DROP TABLE $table");

@@ -114,7 +114,7 @@ is(sql("SELECT total FROM viewed WHERE id = 'k2'"), 134, 'with what was before')
 
 # --- what is no event's fault
 
-sql('ALTER FUNCTION singly(cqrs.event) RENAME TO gone');
+sql('DROP FUNCTION singly(cqrs.event)');
 sql("SELECT cqrs.publish('T', 'k1', 'E', '{\"v\": 6}')");
 poll_ok($node, 'postgres', "SELECT state = 'stopped' AND events_parked = 0 FROM cqrs.projection_status WHERE name = 'singly'",
 	'a handler that is missing parks nothing');

@@ -1,0 +1,480 @@
+/*
+ * follow.c
+ *		Keep to what a projection is defined by while that gets another name or
+ *		owner.
+ *
+ * A handler, the schemas of the search_path, a view's query and a key are kept as
+ * text, since OIDs of functions survive neither dumps nor pg_upgrade. So event
+ * triggers call here before and after each command that may change what names
+ * mean. Before it, it is noted what the texts mean now, as OIDs. After it, a
+ * handler or a schema that has another name is given that name in our texts, too;
+ * and a command is refused that leaves a query or a key without a meaning, or
+ * with another one, or a read table in a form that it can't have. What the bodies
+ * of functions name, nobody follows.
+ *
+ * REASSIGN OWNED is no such command: it fires no event trigger. It is caught on
+ * its way to the server, which has to have our library for that: preloaded, or
+ * called in the session before. It moves tables and functions, and we move what
+ * they make up. ALTER TABLE .. OWNER is not followed: that would let the one owner's
+ * key and settings run as the other, without anybody's word for it.
+ *
+ * Locks: that of each projection that changes, to the end of the transaction.
+ */
+#include "postgres.h"
+
+#include "access/htup_details.h"
+#include "access/xact.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "commands/user.h"
+#include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "tcop/utility.h"
+#include "utils/acl.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/resowner.h"
+#include "utils/syscache.h"
+#include "utils/varlena.h"
+
+#include "apply.h"
+#include "checkpoint.h"
+#include "follow.h"
+#include "function.h"
+#include "handler.h"
+#include "outbox.h"
+#include "read_table.h"
+#include "registry.h"
+#include "view.h"
+
+/* what the texts of a projection meant before the command */
+typedef struct Noted
+{
+	int32		projection;
+	char	   *handler;		/* the text, NULL for a view, */
+	Oid			function;		/* and what it means; InvalidOid = nothing */
+	List	   *path;			/* OIDs of the schemas of the search_path, in order; */
+	char	   *path_text;		/* InvalidOid where there is none, or for "$user" */
+	bool		sound;			/* do the read tables have the form that they must have? */
+	List	   *types;			/* OIDs of the types of their columns */
+	bool		readable;		/* does the query, or the key, mean anything? */
+	List	   *functions;		/* OIDs of what users made of that, in a query */
+} Noted;
+
+static List *noted = NIL;
+static MemoryContext noted_context = NULL;
+
+static ProcessUtility_hook_type previous_hook = NULL;
+
+static Noted *note_projection(CqrsProjection *projection, bool texts);
+static bool text_is_readable(CqrsProjection *projection, List **functions);
+static List *text_read(const CqrsProjection *projection);
+static List *column_types(const CqrsProjection *projection);
+static bool is_sound(const CqrsProjection *projection);
+static void follow_names(const Noted *note);
+static void follow_tables(const Noted *note);
+static void follow_text(const Noted *note, const char *command);
+static List *path_schemas(const char *path);
+static char *path_follow(const Noted *note);
+static const char *path_of(const CqrsProjection *projection);
+static void follow_refuse(const CqrsProjection *projection, const char *command,
+						  const char *why);
+static void follow_utility(PlannedStmt *pstmt, const char *query, bool read_only,
+						   ProcessUtilityContext context, ParamListInfo params,
+						   QueryEnvironment *environment, DestReceiver *dest,
+						   QueryCompletion *completion);
+static List *reassign_begin(const List *roles);
+static void reassign_end(const List *projections, Oid owner);
+
+/* Called once per process, from _PG_init. */
+void
+cqrs_follow_init(void)
+{
+	previous_hook = ProcessUtility_hook;
+	ProcessUtility_hook = follow_utility;
+}
+
+/*
+ * A command begins that may give something another name. With texts, it may also
+ * be one that a query or a key names.
+ */
+void
+cqrs_follow_note(bool texts)
+{
+	ListCell   *lc;
+	MemoryContext old;
+	CqrsUserContext user;
+
+	if (noted_context == NULL)
+		noted_context = AllocSetContextCreate(TopMemoryContext, "cqrs_views names",
+											  ALLOCSET_SMALL_SIZES);
+	noted = NIL;
+	MemoryContextReset(noted_context);
+	if (cqrs_projection_list() == NIL)
+		return;
+
+	/* whoever alters something need not be able to look into our schemas */
+	cqrs_query_enter_owner(&user);
+	foreach(lc, cqrs_projection_list())
+	{
+		Noted	   *note = note_projection(lfirst(lc), texts);
+
+		old = MemoryContextSwitchTo(noted_context);
+		noted = lappend(noted, note);
+		MemoryContextSwitchTo(old);
+	}
+	cqrs_query_leave_user(&user);
+}
+
+/*
+ * The command is done. Throws, naming it, where it takes the meaning of a query or
+ * key away, or gives a read table a form that it can't have.
+ */
+void
+cqrs_follow_noted(const char *command)
+{
+	List	   *notes = noted;
+	ListCell   *lc;
+
+	/* what is done here is no command of its own */
+	noted = NIL;
+	foreach(lc, notes)
+		follow_names(lfirst(lc));
+	foreach(lc, notes)
+		follow_tables(lfirst(lc));
+	foreach(lc, notes)
+		follow_text(lfirst(lc), command);
+}
+
+/* ----------------------------------------------------------------- names */
+
+/* In the notes' memory context. */
+static Noted *
+note_projection(CqrsProjection *projection, bool texts)
+{
+	bool		readable = false;
+	List	   *functions = NIL;
+	Noted	   *note;
+	MemoryContext old;
+
+	/* one that lost a table, or the guard of it, is on its way out, as in pg_restore --clean */
+	for (int i = 0; i < projection->ntables; i++)
+		texts = texts && cqrs_read_table_is_guarded(projection->tables[i]);
+	if (texts && SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(projection->owner)))
+		readable = text_is_readable(projection, &functions);
+
+	old = MemoryContextSwitchTo(noted_context);
+	note = palloc0(sizeof(Noted));
+	note->projection = projection->id;
+	if (projection->handler != NULL)
+	{
+		note->handler = pstrdup(projection->handler);
+		note->function = cqrs_handler_find(projection);
+	}
+	note->path_text = pstrdup(path_of(projection));
+	note->path = path_schemas(note->path_text);
+	note->sound = is_sound(projection);
+	note->types = column_types(projection);
+	note->readable = readable;
+	note->functions = list_copy(functions);
+	MemoryContextSwitchTo(old);
+	return note;
+}
+
+/* Does it mean anything? If so, *functions are those of text_read. */
+static bool
+text_is_readable(CqrsProjection *projection, List **functions)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	volatile bool readable = false;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		*functions = text_read(projection);
+		ReleaseCurrentSubTransaction();
+		readable = true;
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		RollbackAndReleaseCurrentSubTransaction();
+		if (cqrs_apply_error_is_transient(error))
+			ReThrowError(error);
+	}
+	PG_END_TRY();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	return readable;
+}
+
+/*
+ * Read the query, or else the key, as its owner; throws where that can't be. Returns
+ * the functions that the query calls, those of PostgreSQL's own aside.
+ */
+static List *
+text_read(const CqrsProjection *projection)
+{
+	List	   *functions = NIL;
+	CqrsUserContext user;
+
+	cqrs_query_enter_user(&user, projection->owner, &projection->settings);
+	if (projection->query != NULL)
+		functions = cqrs_view_parse(projection->query)->functions;
+	else
+		(void) cqrs_event_key_parse(projection->key_expression);
+	cqrs_query_leave_user(&user);
+	return functions;
+}
+
+/* Write a handler's and the schemas' new names into the projection's texts. */
+static void
+follow_names(const Noted *note)
+{
+	const char *handler = NULL;
+	const char *path = path_follow(note);
+	CqrsProjection *projection;
+
+	if (OidIsValid(note->function) &&
+		SearchSysCacheExists1(PROCOID, ObjectIdGetDatum(note->function)))
+		handler = cqrs_handler_signature(note->function);
+	if ((handler == NULL || strcmp(handler, note->handler) == 0) &&
+		strcmp(path, note->path_text) == 0)
+		return;
+
+	cqrs_checkpoint_lock(note->projection, true);
+	projection = cqrs_projection_get(note->projection);
+	if (projection == NULL)
+		return;
+
+	/* it may have been changed while we waited */
+	if (handler != NULL && projection->handler != NULL &&
+		strcmp(projection->handler, note->handler) == 0)
+		cqrs_registry_set_handler(projection->id, handler);
+	if (strcmp(path, note->path_text) != 0)
+		cqrs_registry_set_setting(projection->id, "search_path", path);
+}
+
+/*
+ * Refuse tables of a form that can't be a read table's; and where columns have other
+ * types than before, have the handler compiled anew.
+ */
+static void
+follow_tables(const Noted *note)
+{
+	CqrsProjection *projection = cqrs_projection_get(note->projection);
+
+	if (projection == NULL)
+		return;
+	for (int i = 0; note->sound && i < projection->ntables; i++)
+		if (cqrs_read_table_is_guarded(projection->tables[i]))
+			cqrs_read_table_check_form(projection->tables[i]);
+	if (OidIsValid(note->function) && !equal(note->types, column_types(projection)))
+		cqrs_function_touch(note->function);
+}
+
+/* Refuse to leave a query or a key without the meaning that it had. */
+static void
+follow_text(const Noted *note, const char *command)
+{
+	CqrsProjection *projection = cqrs_projection_get(note->projection);
+	MemoryContext context = CurrentMemoryContext;
+
+	if (projection == NULL || !note->readable)
+		return;
+	PG_TRY();
+	{
+		if (!equal(text_read(projection), note->functions))
+			follow_refuse(projection, command, "It would call another function than before.");
+	}
+	PG_CATCH();
+	{
+		ErrorData  *error;
+
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		if (error->sqlerrcode == ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST ||
+			cqrs_apply_error_is_transient(error))
+			ReThrowError(error);
+		follow_refuse(projection, command, error->message);
+	}
+	PG_END_TRY();
+}
+
+static bool
+is_sound(const CqrsProjection *projection)
+{
+	for (int i = 0; i < projection->ntables; i++)
+		if (!cqrs_read_table_is_sound(projection->tables[i]))
+			return false;
+	return true;
+}
+
+/* The types of all columns of its tables; InvalidOid for a dropped one. */
+static List *
+column_types(const CqrsProjection *projection)
+{
+	List	   *types = NIL;
+
+	for (int i = 0; i < projection->ntables; i++)
+	{
+		HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(projection->tables[i]));
+		int			natts = 0;
+
+		if (HeapTupleIsValid(tuple))
+		{
+			natts = ((Form_pg_class) GETSTRUCT(tuple))->relnatts;
+			ReleaseSysCache(tuple);
+		}
+		for (int n = 1; n <= natts; n++)
+			types = lappend_oid(types, get_atttype(projection->tables[i], n));
+	}
+	return types;
+}
+
+/* The OIDs of a search_path's schemas, in their order; InvalidOid for what is none. */
+static List *
+path_schemas(const char *path)
+{
+	List	   *result = NIL;
+	List	   *names;
+	ListCell   *lc;
+
+	if (!SplitIdentifierString(pstrdup(path), ',', &names))
+		elog(ERROR, "invalid search_path \"%s\"", path);
+	foreach(lc, names)
+		result = lappend_oid(result, get_namespace_oid(lfirst(lc), true));
+	return result;
+}
+
+/* The search_path that was noted, with the schemas' names of now. */
+static char *
+path_follow(const Noted *note)
+{
+	StringInfoData result;
+	List	   *names;
+	ListCell   *name;
+	ListCell   *schema;
+	bool		changed = false;
+
+	if (!SplitIdentifierString(pstrdup(note->path_text), ',', &names))
+		elog(ERROR, "invalid search_path \"%s\"", note->path_text);
+	initStringInfo(&result);
+	forboth(name, names, schema, note->path)
+	{
+		char	   *now = OidIsValid(lfirst_oid(schema)) ?
+			get_namespace_name(lfirst_oid(schema)) : NULL;
+
+		changed |= now != NULL && strcmp(now, lfirst(name)) != 0;
+		appendStringInfo(&result, "%s%s", result.len > 0 ? ", " : "",
+						 quote_identifier(now != NULL ? now : lfirst(name)));
+	}
+	return changed ? result.data : note->path_text;
+}
+
+static const char *
+path_of(const CqrsProjection *projection)
+{
+	for (int i = 0; i < projection->settings.nsettings; i++)
+		if (strcmp(projection->settings.names[i], "search_path") == 0)
+			return projection->settings.values[i];
+	return "";
+}
+
+static void
+follow_refuse(const CqrsProjection *projection, const char *command, const char *why)
+{
+	const char *name = NameStr(projection->name);
+
+	if (projection->query != NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+				 errmsg("cannot complete %s because the query of view \"%s\" depends on what it changes",
+						command, name),
+				 errdetail_internal("%s", why),
+				 errhint("SELECT cqrs.drop_projection(%s, drop_read_tables => true); and create the view again afterwards.",
+						 quote_literal_cstr(name))));
+	ereport(ERROR,
+			(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+			 errmsg("cannot complete %s because the key of projection \"%s\" depends on what it changes",
+					command, name),
+			 errdetail_internal("%s", why),
+			 errhint("Give it another key first: SELECT cqrs.alter_projection(%s, key => ...);",
+					 quote_literal_cstr(name))));
+}
+
+/* ---------------------------------------------------------------- owners */
+
+/* A ProcessUtility_hook. */
+static void
+follow_utility(PlannedStmt *pstmt, const char *query, bool read_only,
+			   ProcessUtilityContext context, ParamListInfo params,
+			   QueryEnvironment *environment, DestReceiver *dest, QueryCompletion *completion)
+{
+	ReassignOwnedStmt *reassign = IsA(pstmt->utilityStmt, ReassignOwnedStmt) ?
+		(ReassignOwnedStmt *) pstmt->utilityStmt : NULL;
+	List	   *projections = NIL;
+
+	if (reassign != NULL && OidIsValid(cqrs_query_relation("registry", true)))
+		projections = reassign_begin(reassign->roles);
+	if (previous_hook != NULL)
+		previous_hook(pstmt, query, read_only, context, params, environment, dest, completion);
+	else
+		standard_ProcessUtility(pstmt, query, read_only, context, params, environment, dest,
+								completion);
+	if (projections != NIL)
+		reassign_end(projections, get_rolespec_oid(reassign->newrole, false));
+}
+
+/*
+ * Lock the projections of these roles before their tables are: whoever processes a
+ * batch locks them in that order. Returns their ids.
+ */
+static List *
+reassign_begin(const List *roles)
+{
+	List	   *owners = NIL;
+	List	   *result = NIL;
+	ListCell   *lc;
+
+	foreach(lc, roles)
+		owners = lappend_oid(owners, get_rolespec_oid(lfirst(lc), false));
+	foreach(lc, cqrs_projection_list())
+	{
+		CqrsProjection *projection = lfirst(lc);
+
+		/* nobody's locks for who may not do it: the server is going to say so */
+		if (list_member_oid(owners, projection->owner) &&
+			has_privs_of_role(GetUserId(), projection->owner))
+			result = lappend_int(result, projection->id);
+	}
+	foreach(lc, result)
+		cqrs_checkpoint_lock(lfirst_int(lc), true);
+	return result;
+}
+
+/* Throws where the new owner lacks a right that it would need. */
+static void
+reassign_end(const List *projections, Oid owner)
+{
+	ListCell   *lc;
+
+	CommandCounterIncrement();
+	foreach(lc, projections)
+	{
+		CqrsProjection *projection = cqrs_projection_get(lfirst_int(lc));
+
+		if (projection == NULL || projection->owner == owner)
+			continue;
+		cqrs_outbox_check_rights(owner, projection->mode == CQRS_MODE_INLINE);
+		cqrs_registry_set_owner(projection->id, owner);
+	}
+}
