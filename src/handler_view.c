@@ -6,12 +6,14 @@
  * What a view's query says is parsed once in a process, and its statements are
  * planned once for each order of magnitude of batches. They are made anew when
  * the query's projection, the definition of one of its tables, or a schema's name
- * has changed; the owners of functions that the query calls are looked at again
- * when any function or role has changed.
+ * has changed; what functions the query calls, and whose they are, is looked at
+ * again when any function or role has changed.
  */
 #include "postgres.h"
 
+#include "access/genam.h"
 #include "access/htup_details.h"
+#include "access/table.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "utils/builtins.h"
@@ -19,6 +21,8 @@
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
+#include "utils/relcache.h"
 #include "utils/syscache.h"
 #include "utils/typcache.h"
 
@@ -95,6 +99,8 @@ static void views_sweep(void);
 static void view_forget(Maintained *maintained);
 static void view_make(Maintained *maintained, const CqrsProjection *projection);
 static void view_check_types(const CqrsView *view, Oid read_table);
+static void view_check_key(const CqrsView *view, Oid relid, bool is_state);
+static bool index_is_key(const CqrsView *view, Relation index, bool is_state);
 static void view_make_queries(Maintained *maintained, CqrsQuery *batches, CqrsQuery *ranges,
 							  bool tell);
 static bool view_collect_key(TupleTableSlot *slot, void *arg);
@@ -310,6 +316,13 @@ view_get(const CqrsProjection *projection)
 	if (maintained->checked != changes)
 	{
 		cqrs_view_check_functions(maintained->view);
+
+		/* a name may mean another function by now, or none */
+		if (!equal(cqrs_view_parse(projection->query)->functions, maintained->view->functions))
+		{
+			view_forget(maintained);
+			view_make(maintained, projection);
+		}
 		maintained->checked = changes;
 	}
 	return maintained;
@@ -369,6 +382,9 @@ view_make(Maintained *maintained, const CqrsProjection *projection)
 	maintained->tables.state_table = projection->state_table;
 	maintained->view = cqrs_view_parse(projection->query);
 	view_check_types(maintained->view, maintained->tables.read_table);
+	view_check_key(maintained->view, maintained->tables.read_table, false);
+	if (OidIsValid(maintained->tables.state_table))
+		view_check_key(maintained->view, maintained->tables.state_table, true);
 	view_make_queries(maintained, maintained->apply, maintained->range, false);
 	view_make_queries(maintained, maintained->apply_telling, maintained->range_telling, true);
 	MemoryContextSwitchTo(old);
@@ -393,6 +409,57 @@ view_check_types(const CqrsView *view, Oid read_table)
 							format_type_be(type), format_type_be(view->columns[i].type)),
 					 errhint("Change the type back; for another type, drop the view and create it with a cast in the query.")));
 	}
+}
+
+/* Throw where a table's rows can't be found by their group any more. */
+static void
+view_check_key(const CqrsView *view, Oid relid, bool is_state)
+{
+	Relation	rel;
+	bool		found = !view->grouped;
+	ListCell   *lc;
+
+	rel = table_open(relid, AccessShareLock);
+	foreach(lc, RelationGetIndexList(rel))
+	{
+		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
+
+		found |= index_is_key(view, index, is_state);
+		index_close(index, NoLock);
+	}
+	table_close(rel, NoLock);
+	if (!found)
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
+				 errmsg("read table \"%s\" has lost the unique constraint of its groups",
+						get_rel_name(relid)),
+				 errhint("%s;", (char *) linitial(cqrs_view_sql_constraints(view, relid, is_state)))));
+}
+
+/* Is it a unique index over a view's groups? That of a table of one row is over an expression. */
+static bool
+index_is_key(const CqrsView *view, Relation index, bool is_state)
+{
+	Form_pg_index form = index->rd_index;
+	int			attno = 0;
+
+	if (!form->indisunique || !form->indisvalid || !form->indimmediate ||
+		RelationGetIndexPredicate(index) != NIL || form->indnkeyatts != Max(view->nkeys, 1))
+		return false;
+	if (view->nkeys == 0)
+		return form->indkey.values[0] == 0;
+	for (int i = 0; i < view->ncolumns; i++)
+	{
+		bool		is_key = view->columns[i].role == CQRS_VIEW_KEY;
+		bool		found = false;
+
+		attno += is_key || !is_state;
+		for (int k = 0; is_key && k < form->indnkeyatts; k++)
+			found |= form->indkey.values[k] == attno;
+		if (is_key && !found)
+			return false;
+	}
+	return true;
 }
 
 /*
