@@ -165,12 +165,20 @@ cqrs_dead_letter_remove(int32 projection, const int64 *positions, int npositions
 	cqrs_query_run(&query, args, NULL, NULL, NULL);
 }
 
-/* Forget a key's events up to a position. Returns how many there were. */
+/*
+ * Forget a key's events up to a position; the first of those left, which only was
+ * behind them, is to be tried again now. Returns how many there were.
+ */
 int64
 cqrs_dead_letter_discard(int32 projection, const text *key, int64 up_to)
 {
 	static CqrsQuery query = {
-		.sql = "DELETE FROM cqrs.parked" OF_KEY " AND position <= $3",
+		.sql = "WITH discarded AS (DELETE FROM cqrs.parked" OF_KEY " AND position <= $3"
+		"  RETURNING position),"
+		" next AS (UPDATE cqrs.parked SET next_retry_at = clock_timestamp()"
+		"  WHERE projection = $1 AND reason = 'behind' AND EXISTS (SELECT FROM discarded)"
+		"  AND position = (SELECT min(position) FROM cqrs.parked" OF_KEY " AND position > $3))"
+		" SELECT position FROM discarded",
 		.nargs = 3,
 		.argtypes = {INT4OID, TEXTOID, INT8OID}
 	};

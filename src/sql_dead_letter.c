@@ -65,8 +65,8 @@ cqrs_sql_retry_dead_letters(PG_FUNCTION_ARGS)
  * RETURNS bigint
  *
  * Forgets a key's parked events up to a position, or all of them; NULL is a key.
- * Returns how many there were. What is left stays parked until it is retried.
- * Waits for a batch in progress.
+ * Returns how many there were. What is left of the key is tried again, by workers
+ * or catch_up. Waits for a batch in progress.
  */
 Datum
 cqrs_sql_discard_dead_letters(PG_FUNCTION_ARGS)
