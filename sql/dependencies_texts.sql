@@ -78,7 +78,21 @@ SELECT cqrs.resume_projection('labels');
 CALL cqrs.catch_up('labels');
 SELECT * FROM labels ORDER BY label;
 
+-- one that does not come to an end, since a type's input may run a CHECK, holds nobody up
+CREATE FUNCTION slow(t text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN
+	IF current_setting('app.slow', true) = 'yes' THEN PERFORM pg_sleep(3600); END IF;
+	RETURN true;
+END $$;
+CREATE DOMAIN slowly AS text CHECK (app.slow(VALUE));
+CREATE TYPE slow_pair AS (a slowly, b text);
+SELECT cqrs.create_view('slow', $$SELECT position, ('(x,y)'::slow_pair).b FROM events$$, event_types => '{None}');
+SET app.slow = 'yes';
+ALTER FUNCTION label COST 10;
+RESET app.slow;
+ALTER TYPE slow_pair RENAME TO a_pair; \echo :SQLSTATE
+
 -- with the projection, the reason goes
+SELECT cqrs.drop_projection('slow', drop_read_tables => true);
 SELECT cqrs.alter_projection('kept', key => 'aggregate_id');
 DROP FUNCTION key_of;
 SELECT cqrs.drop_projection('labels');

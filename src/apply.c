@@ -19,6 +19,7 @@
 
 #include "apply.h"
 #include "deadline.h"
+#include "guc.h"
 #include "handler.h"
 #include "outbox.h"
 #include "query.h"
@@ -225,7 +226,7 @@ apply_in_subtransaction(CqrsProjection *projection, CqrsBatch *batch, CqrsApplie
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(context);
-	cqrs_deadline_begin();
+	cqrs_deadline_begin(cqrs_guc_handler_timeout);
 	PG_TRY();
 	{
 		action(projection, batch, applied);

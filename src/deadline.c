@@ -1,6 +1,6 @@
 /*
  * deadline.c
- *		Cancel what takes longer than cqrs_views.handler_timeout.
+ *		Cancel an owner's code that takes too long.
  *
  * The server's own timeout facility interrupts whatever runs, as it does for
  * statement_timeout, which workers have none of: a pass is no statement. What
@@ -18,32 +18,38 @@
 #include "utils/timeout.h"
 
 #include "deadline.h"
-#include "guc.h"
 
 static TimeoutId timeout = MAX_TIMEOUTS;	/* until registered */
 static bool armed = false;
-static int	limit;				/* the setting, when it began; ms */
+static int	limit;				/* ms */
 static volatile sig_atomic_t passed = false;
 static volatile sig_atomic_t locked_out = false;	/* it was waiting for a lock */
 
 static void deadline_handler(void);
 
 /*
- * From now on, what runs is cancelled once the time is up. To be ended whatever
- * happens; not to be nested.
+ * From now on, what runs is cancelled once so many milliseconds are up; 0 = never.
+ * To be ended whatever happens; not to be nested.
  */
 void
-cqrs_deadline_begin(void)
+cqrs_deadline_begin(int ms)
 {
 	Assert(!armed);
 	passed = locked_out = false;
-	if (cqrs_guc_handler_timeout == 0)
+	if (ms == 0)
 		return;
 	if (timeout == MAX_TIMEOUTS)
 		timeout = RegisterTimeout(USER_TIMEOUT, deadline_handler);
-	limit = cqrs_guc_handler_timeout;
+	limit = ms;
 	armed = true;
 	enable_timeout_after(timeout, limit);
+}
+
+/* Is there one already? */
+bool
+cqrs_deadline_is_set(void)
+{
+	return armed;
 }
 
 /* What has come too late to cancel anything cancels nothing else. */

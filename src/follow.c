@@ -18,6 +18,10 @@
  * they make up. ALTER TABLE .. OWNER is not followed: that would let the one owner's
  * key and settings run as the other, without anybody's word for it.
  *
+ * Whoever runs such a command waits while somebody else's queries are read. To read
+ * one is to run none of its functions, but a type's input may have the CHECKs of
+ * domains run; so there is little time for each.
+ *
  * Locks: that of each projection that changes, to the end of the transaction.
  */
 #include "postgres.h"
@@ -40,6 +44,7 @@
 
 #include "apply.h"
 #include "checkpoint.h"
+#include "deadline.h"
 #include "follow.h"
 #include "function.h"
 #include "handler.h"
@@ -47,6 +52,9 @@
 #include "read_table.h"
 #include "registry.h"
 #include "view.h"
+
+/* in which a query, or a key, has to be read; ms */
+#define READ_TIMEOUT 1000
 
 /* what the texts of a projection meant before the command */
 typedef struct Noted
@@ -68,7 +76,8 @@ static MemoryContext noted_context = NULL;
 static ProcessUtility_hook_type previous_hook = NULL;
 
 static Noted *note_projection(CqrsProjection *projection, bool texts);
-static bool text_is_readable(CqrsProjection *projection, List **functions);
+static bool text_is_readable(const CqrsProjection *projection, List **functions);
+static ErrorData *text_try(const CqrsProjection *projection, List **functions);
 static List *text_read(const CqrsProjection *projection);
 static List *column_types(const CqrsProjection *projection);
 static bool is_sound(const CqrsProjection *projection);
@@ -184,35 +193,57 @@ note_projection(CqrsProjection *projection, bool texts)
 
 /* Does it mean anything? If so, *functions are those of text_read. */
 static bool
-text_is_readable(CqrsProjection *projection, List **functions)
+text_is_readable(const CqrsProjection *projection, List **functions)
 {
-	MemoryContext context = CurrentMemoryContext;
 	ResourceOwner owner = CurrentResourceOwner;
-	volatile bool readable = false;
+	MemoryContext context = CurrentMemoryContext;
+	ErrorData  *error;
 
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(context);
+	error = text_try(projection, functions);
+	if (error == NULL)
+		ReleaseCurrentSubTransaction();
+	else
+		RollbackAndReleaseCurrentSubTransaction();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	if (error != NULL && cqrs_apply_error_is_transient(error))
+		ReThrowError(error);
+	return error == NULL;
+}
+
+/*
+ * Read it in the time there is. Returns NULL, or the error; then the current
+ * (sub)transaction has to be rolled back.
+ */
+static ErrorData *
+text_try(const CqrsProjection *projection, List **functions)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ErrorData  *volatile error = NULL;
+	bool		limited = !cqrs_deadline_is_set();
+
+	if (limited)
+		cqrs_deadline_begin(READ_TIMEOUT);
 	PG_TRY();
 	{
 		*functions = text_read(projection);
-		ReleaseCurrentSubTransaction();
-		readable = true;
+		if (limited)
+			cqrs_deadline_end();
 	}
 	PG_CATCH();
 	{
-		ErrorData  *error;
-
+		if (limited)
+			cqrs_deadline_end();
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
 		FlushErrorState();
-		RollbackAndReleaseCurrentSubTransaction();
-		if (cqrs_apply_error_is_transient(error))
-			ReThrowError(error);
+		if (limited)
+			cqrs_deadline_explain(error, NameStr(projection->name));
 	}
 	PG_END_TRY();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
-	return readable;
+	return error;
 }
 
 /*
@@ -285,28 +316,18 @@ static void
 follow_text(const Noted *note, const char *command)
 {
 	CqrsProjection *projection = cqrs_projection_get(note->projection);
-	MemoryContext context = CurrentMemoryContext;
+	List	   *functions = NIL;
+	ErrorData  *error;
 
 	if (projection == NULL || !note->readable)
 		return;
-	PG_TRY();
-	{
-		if (!equal(text_read(projection), note->functions))
-			follow_refuse(projection, command, "It would call another function than before.");
-	}
-	PG_CATCH();
-	{
-		ErrorData  *error;
-
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-		if (error->sqlerrcode == ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST ||
-			cqrs_apply_error_is_transient(error))
-			ReThrowError(error);
+	error = text_try(projection, &functions);
+	if (error != NULL && cqrs_apply_error_is_transient(error))
+		ReThrowError(error);
+	if (error != NULL)
 		follow_refuse(projection, command, error->message);
-	}
-	PG_END_TRY();
+	if (!equal(functions, note->functions))
+		follow_refuse(projection, command, "It would call another function than before.");
 }
 
 static bool
