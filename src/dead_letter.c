@@ -125,20 +125,24 @@ cqrs_dead_letter_keys(int32 projection, TimestampTz due)
 	return list.keys;
 }
 
-/* The first events of a key's queue, up to limit. Returns how many there are. */
+/*
+ * The first events of a key's queue, up to limit, without those that were skipped
+ * unless asked for. Returns how many there are.
+ */
 int
-cqrs_dead_letter_queue(int32 projection, const text *key, int limit, int64 *positions,
-					   int *attempts)
+cqrs_dead_letter_queue(int32 projection, const text *key, bool skipped, int limit,
+					   int64 *positions, int *attempts)
 {
 	static CqrsQuery query = {
 		.sql = "SELECT position, attempts FROM cqrs.parked" OF_KEY
-		" ORDER BY position LIMIT $3",
-		.nargs = 3,
-		.argtypes = {INT4OID, TEXTOID, INT4OID}
+		" AND (blocks OR $3) ORDER BY position LIMIT $4",
+		.nargs = 4,
+		.argtypes = {INT4OID, TEXTOID, BOOLOID, INT4OID}
 	};
-	char		nulls[3] = {' ', ' ', ' '};
-	Datum		args[3] = {
-		Int32GetDatum(projection), key_datum(key, &nulls[1]), Int32GetDatum(limit)
+	char		nulls[4] = {' ', ' ', ' ', ' '};
+	Datum		args[4] = {
+		Int32GetDatum(projection), key_datum(key, &nulls[1]), BoolGetDatum(skipped),
+		Int32GetDatum(limit)
 	};
 	Queue		queue = {.positions = positions,.attempts = attempts};
 

@@ -31,7 +31,7 @@ typedef struct CqrsParked
 extern void cqrs_dead_letter_park(int32 projection, const CqrsDeadLetter *letter);
 extern List *cqrs_dead_letter_blocked_keys(int32 projection);
 extern List *cqrs_dead_letter_keys(int32 projection, TimestampTz due);
-extern int	cqrs_dead_letter_queue(int32 projection, const text *key, int limit,
+extern int	cqrs_dead_letter_queue(int32 projection, const text *key, bool skipped, int limit,
 								   int64 *positions, int *attempts);
 extern void cqrs_dead_letter_remove(int32 projection, const int64 *positions, int npositions);
 extern int64 cqrs_dead_letter_discard(int32 projection, const text *key, int64 up_to);

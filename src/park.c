@@ -474,14 +474,14 @@ blocked_add(HTAB *blocked, text *key)
 /* --------------------------------------------------------------- retries */
 
 /*
- * Apply a key's parked events in position order, in the current transaction, up
- * to the first that fails again. Returns how many were applied, or are not
+ * Apply a key's parked events in position order, those that were skipped if asked
+ * for, in the current transaction, up to the first that fails again. Returns how many were applied, or are not
  * wanted any more; they are parked no longer. *error is set to why it could not
  * go on for a reason that is not the event's: the transaction is not to commit.
  */
 int64
-cqrs_park_retry(CqrsProjection *projection, const text *key, CqrsPatience patience,
-				ErrorData **error)
+cqrs_park_retry(CqrsProjection *projection, const text *key, bool skipped,
+				CqrsPatience patience, ErrorData **error)
 {
 	int64	   *positions = palloc(QUEUE_CHUNK * sizeof(int64));
 	int		   *attempts = palloc(QUEUE_CHUNK * sizeof(int));
@@ -495,7 +495,8 @@ cqrs_park_retry(CqrsProjection *projection, const text *key, CqrsPatience patien
 		CqrsBatch  *batch = cqrs_event_batch_create(false);
 
 		CHECK_FOR_INTERRUPTS();
-		length = cqrs_dead_letter_queue(projection->id, key, QUEUE_CHUNK, positions, attempts);
+		length = cqrs_dead_letter_queue(projection->id, key, skipped, QUEUE_CHUNK, positions,
+										attempts);
 		cqrs_outbox_read_positions(batch, positions, length);
 		if (retry_apply(projection, batch, 0, batch->nevents) == NULL)
 		{
@@ -524,7 +525,7 @@ cqrs_park_retry_due(CqrsProjection *projection, CqrsPatience patience, ErrorData
 	*error = NULL;
 	foreach(lc, cqrs_dead_letter_keys(projection->id, started))
 	{
-		total += cqrs_park_retry(projection, lfirst(lc), patience, error);
+		total += cqrs_park_retry(projection, lfirst(lc), false, patience, error);
 		if (*error != NULL)
 			return total;
 		if (cqrs_guc_handler_timeout > 0 &&

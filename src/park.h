@@ -23,7 +23,7 @@ extern void cqrs_park_hold_back(CqrsProjection *projection, CqrsBatch *batch,
 								CqrsApplied *applied);
 extern ErrorData *cqrs_park_isolate(CqrsProjection *projection, CqrsBatch *batch,
 									CqrsApplied *applied, CqrsPatience patience);
-extern int64 cqrs_park_retry(CqrsProjection *projection, const text *key,
+extern int64 cqrs_park_retry(CqrsProjection *projection, const text *key, bool skipped,
 							 CqrsPatience patience, ErrorData **error);
 extern int64 cqrs_park_retry_due(CqrsProjection *projection, CqrsPatience patience,
 								 ErrorData **error);

@@ -49,7 +49,7 @@ cqrs_sql_retry_dead_letters(PG_FUNCTION_ARGS)
 	{
 		ErrorData  *error;
 
-		total += cqrs_park_retry(projection, lfirst(lc), CQRS_PATIENCE_NONE, &error);
+		total += cqrs_park_retry(projection, lfirst(lc), true, CQRS_PATIENCE_NONE, &error);
 		if (error != NULL)
 			ReThrowError(error);
 	}

@@ -112,6 +112,20 @@ is(sql("SELECT string_agg(total::text, ' ' ORDER BY id) FROM viewed WHERE id IN 
 is(sql("SELECT cqrs.retry_dead_letters('viewed')"), 4, 'and comes in its turn');
 is(sql("SELECT total FROM viewed WHERE id = 'k2'"), 134, 'with what was before');
 
+# --- an event that was skipped, before others of its key were parked: workers let it be, and nobody else waits for it
+
+sql(q{CREATE OR REPLACE FUNCTION value_of(payload jsonb) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
+	'BEGIN RETURN (payload->>''v'')::int; END'});
+sql("SELECT cqrs.alter_projection('viewed', mode => 'async')");
+sql("SELECT cqrs.alter_projection('batched', on_error => 'skip'); SELECT cqrs.publish('T', 'k9', 'E', '{\"v\": \"skipped\"}')");
+poll_ok($node, 'postgres', "SELECT count(*) FROM cqrs.dead_letter WHERE projection = 'batched' AND key = 'k9'", 'skipped', 1);
+sql("SELECT cqrs.alter_projection('batched', on_error => 'park'); SELECT cqrs.publish('T', 'k9', 'E', '{\"v\": \"worst\"}')");
+poll_ok($node, 'postgres', "SELECT array_agg(attempts || ' ' || (next_retry_at IS NULL) ORDER BY position) FROM cqrs.parked
+	WHERE key = 'k9' AND projection = (SELECT id FROM cqrs.registry WHERE name = 'batched')", 'the other is given up, the skipped one was not tried',
+	'{"1 true","3 true"}');
+is(sql("SELECT bool_and(cqrs.wait_for(name, '1 minute')) FROM cqrs.projection WHERE name <> 'stopping'"), 't', 'and the others are done with both');
+sql("SELECT cqrs.discard_dead_letters(name, 'k9') FROM cqrs.projection");
+
 # --- what is no event's fault
 
 sql('DROP FUNCTION singly(cqrs.event)');
