@@ -109,6 +109,10 @@ SELECT try('SELECT count(*) FROM events WHERE occurred_at > timestamptz ''tomorr
 SELECT try('SELECT count(*) FROM events WHERE occurred_at::date = ''today''::date');
 SELECT try('SELECT position, cqrs.current_xid() FROM events');
 SELECT try('SELECT position, nextval(''other_n_seq'') FROM events');
+CREATE FUNCTION dice(t text, r float8 DEFAULT random()) RETURNS float8 LANGUAGE sql IMMUTABLE AS 'SELECT r';
+CREATE FUNCTION stamp(t text, at timestamptz DEFAULT current_timestamp) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT t || at';
+SELECT try('SELECT position, upper(stamp(source)) AS t FROM events');
+SELECT try('SELECT count(*) FILTER (WHERE dice(t => source) < 0.5) FROM events');
 SELECT try('SELECT position, (payload->>''x'')::regclass FROM events');
 SELECT try('SELECT position, to_tsvector(source) FROM events');
 SELECT try('SELECT count(*) FROM events WHERE source = $1');

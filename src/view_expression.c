@@ -8,17 +8,20 @@
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "access/transam.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/formatting.h"
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
+#include "utils/syscache.h"
 
 #include "event.h"
 #include "view_expression.h"
@@ -48,6 +51,8 @@ static bool find_moments(Node *node, void *context);
 static bool is_moment(Node *node);
 static bool is_of_time(Oid type);
 static bool check_walker(Node *node, void *context);
+static void check_node(Node *node, CqrsExpressionCheck *check);
+static void check_defaults(const FuncExpr *call, CqrsExpressionCheck *check);
 static bool check_function(Oid function, void *context);
 static bool function_is_safe(Oid function, const char *name);
 static bool call_never_null(Node *node, Node *where);
@@ -79,6 +84,7 @@ cqrs_view_expression_scan(CqrsExpressionCheck *check, Node *raw)
 void
 cqrs_view_expression_check(CqrsExpressionCheck *check, Node *node)
 {
+	check->location = -1;
 	(void) check_walker(node, check);
 }
 
@@ -186,42 +192,78 @@ static bool
 check_walker(Node *node, void *context)
 {
 	CqrsExpressionCheck *check = (CqrsExpressionCheck *) context;
+	int			outer = check->location;
+	bool		result;
 
 	if (node == NULL)
 		return false;
+
+	/* what comes from a default has no place of its own in the query */
+	if (exprLocation(node) >= 0)
+		check->location = exprLocation(node);
+	check_node(node, check);
+	(void) check_functions_in_node(node, check_function, check);
+	if (IsA(node, FuncExpr))
+		check_defaults((FuncExpr *) node, check);
+	result = expression_tree_walker(node, check_walker, context);
+	check->location = outer;
+	return result;
+}
+
+/* Refuse a node for what it is. check->location is where. */
+static void
+check_node(Node *node, CqrsExpressionCheck *check)
+{
 	if (IsA(node, SubLink))
-		cqrs_view_expression_refuse(check->pstate, exprLocation(node), "a sub-select",
+		cqrs_view_expression_refuse(check->pstate, check->location, "a sub-select",
 					"A change in another table is no event, and the view would not see it.",
 					"Put the data into the event, or join in a view on top of the read table.");
 	if (IsA(node, WindowFunc))
-		cqrs_view_expression_refuse(check->pstate, exprLocation(node), "a window function",
+		cqrs_view_expression_refuse(check->pstate, check->location, "a window function",
 					"It is about all rows together, and the read table is kept group by group.",
 					"Compute it in a view on top of the read table.");
 	if (IsA(node, GroupingFunc))
-		cqrs_view_expression_refuse(check->pstate, exprLocation(node), "GROUPING", "There is one grouping set.",
+		cqrs_view_expression_refuse(check->pstate, check->location, "GROUPING", "There is one grouping set.",
 					"Leave it out.");
 	if (IsA(node, SQLValueFunction))
-		cqrs_view_expression_refuse(check->pstate, exprLocation(node),
+		cqrs_view_expression_refuse(check->pstate, check->location,
 					"the current time, user or schema",
 					"A rebuild would give another answer than the first time.",
 					"Use the event's own columns, for example occurred_at or source.");
 	if (IsA(node, NextValueExpr))
-		cqrs_view_expression_refuse(check->pstate, -1, "a sequence", "A rebuild would give another answer than the first time.",
+		cqrs_view_expression_refuse(check->pstate, check->location, "a sequence",
+					"A rebuild would give another answer than the first time.",
 					"Use the event's own columns.");
 	if (IsA(node, Var) && ((Var *) node)->varattno <= 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("a view's query can't contain a whole row or system columns"),
 				 errhint("Name the columns of cqrs.event one by one."),
-				 parser_errposition(check->pstate, exprLocation(node))));
+				 parser_errposition(check->pstate, check->location)));
 	if (IsA(node, Const) && list_member_int(check->moments, ((Const *) node)->location) &&
 		is_of_time(((Const *) node)->consttype))
-		cqrs_view_expression_refuse(check->pstate, exprLocation(node), "a date or time that depends on the current one",
+		cqrs_view_expression_refuse(check->pstate, check->location, "a date or time that depends on the current one",
 					"A rebuild would give another answer than the first time.",
 					"Use the event's own columns, for example occurred_at, or write the date.");
-	check->location = exprLocation(node);
-	(void) check_functions_in_node(node, check_function, check);
-	return expression_tree_walker(node, check_walker, context);
+}
+
+/*
+ * Check the arguments that a call leaves out: the parser leaves it to the planner
+ * to look up their defaults.
+ */
+static void
+check_defaults(const FuncExpr *call, CqrsExpressionCheck *check)
+{
+	HeapTuple	tuple = SearchSysCache1(PROCOID, ObjectIdGetDatum(call->funcid));
+	List	   *args = call->args;
+	ListCell   *lc;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for function %u", call->funcid);
+	if (list_length(args) < ((Form_pg_proc) GETSTRUCT(tuple))->pronargs)
+		foreach(lc, expand_function_arguments(copyObject(args), false, call->funcresulttype, tuple))
+			(void) check_walker(lfirst(lc), check);
+	ReleaseSysCache(tuple);
 }
 
 static bool
