@@ -18,6 +18,7 @@ SELECT make('b1', $$ SELECT payload->>'k' AS k, count(*) FROM events GROUP BY 1 
 SELECT make('b2', 'SELECT aggregate_version, aggregate_id, count(*) FROM events GROUP BY 1, 2');
 SELECT make('b3', $$ SELECT CASE WHEN position > 10 THEN 'late' END AS c, count(*) FROM events GROUP BY 1 $$);
 SELECT make('b4', $$ SELECT payload->>'k' AS k, count(*) FROM events WHERE payload->>'k' IS NOT NULL OR event_type = 'E' GROUP BY 1 $$);
+SELECT make('b5', $$ SELECT lower(CASE WHEN position > 2 THEN '[1,2]'::int4range ELSE '(,2]' END) AS l, count(*) FROM events GROUP BY 1 $$);
 -- none at all
 SELECT make('c1', 'SELECT count(*) FROM events');
 SELECT make('c2', $$ SELECT payload->>'k' AS k FROM events $$);
@@ -40,6 +41,7 @@ TABLE b1 ORDER BY k;
 TABLE a2;
 TABLE a4 ORDER BY k, c;
 TABLE b4 ORDER BY k;
+TABLE b5 ORDER BY l;
 -- inline, too, where NULL is a key and events that WHERE leaves out have none
 SELECT cqrs.alter_projection('a5', mode => 'inline'), cqrs.alter_projection('b1', mode => 'inline');
 LISTEN a5; LISTEN b1;

@@ -331,8 +331,14 @@ call_never_null(Node *node, Node *where)
 		args = ((FuncExpr *) node)->args;
 	}
 	foreach(lc, args)
-		if (!cqrs_view_expression_never_null(lfirst(lc), where))
+	{
+		Oid			type = exprType(lfirst(lc));
+
+		/* there are other functions of these names: the lower bound of a range may be NULL */
+		if (type_is_range(type) || type_is_multirange(type) ||
+			!cqrs_view_expression_never_null(lfirst(lc), where))
 			return false;
+	}
 	if (get_func_namespace(function) == PG_CATALOG_NAMESPACE)
 		for (int i = 0; i < lengthof(functions); i++)
 			if (strcmp(get_func_name(function), functions[i]) == 0)
