@@ -32,6 +32,12 @@ TABLE ends;
 SELECT cqrs.create_view('w', $$ SELECT count(*) FROM events WHERE occurred_at < 'now' $$);
 SELECT cqrs.create_view('w', $$ SELECT count(*) FROM events WHERE occurred_at < timestamptz 'Tomorrow 12:00' $$);
 SELECT cqrs.create_view('w', $$ SELECT count(*) FILTER (WHERE occurred_at::date = ANY ('{today, yesterday}')) FROM events $$);
+SELECT cqrs.create_view('w', $$ SELECT count(*) FROM events WHERE occurred_at < 'now'::text::timestamptz $$);
+SELECT cqrs.create_view('w', $$ SELECT count(*) FROM events WHERE occurred_at <@ '{[now,)}'::tstzmultirange $$);
+CREATE DOMAIN days AS date[];
+SELECT cqrs.create_view('w', $$ SELECT count(*) FROM events WHERE occurred_at::date = ANY ('{today}'::days) $$);
+CREATE TYPE stay AS (guest text, since date);
+SELECT cqrs.create_view('w', $$ SELECT position, (('(now,today)'::stay)).since FROM events $$);
 SELECT cqrs.create_view('w', $$ SELECT count(*) FROM events WHERE event_type IN ('today', 'now') AND payload->>'when' = 'tomorrow' AND occurred_at < 'infinity' $$);
 
 -- a read table that is gone is said to be so, also to publishers
@@ -45,4 +51,6 @@ SELECT publish();
 
 SELECT cqrs.drop_projection(name, true) FROM cqrs.projection;
 DROP FUNCTION publish;
+DROP DOMAIN days;
+DROP TYPE stay;
 DROP EXTENSION cqrs_views;

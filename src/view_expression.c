@@ -22,6 +22,7 @@
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
 #include "utils/syscache.h"
+#include "utils/typcache.h"
 
 #include "event.h"
 #include "view_expression.h"
@@ -50,6 +51,8 @@ static const char *const safe_stable[] = {
 static bool find_moments(Node *node, void *context);
 static bool is_moment(Node *node);
 static bool is_of_time(Oid type);
+static bool is_row_of_time(Oid type);
+static bool means_moment(Node *node, const CqrsExpressionCheck *check);
 static bool check_walker(Node *node, void *context);
 static void check_node(Node *node, CqrsExpressionCheck *check);
 static void check_defaults(const FuncExpr *call, CqrsExpressionCheck *check);
@@ -173,19 +176,55 @@ is_moment(Node *node)
 	return false;
 }
 
-/* A type of dates or times, or of arrays or ranges of them? */
+/* A type of dates or times, or of arrays, ranges or rows of them? */
 static bool
 is_of_time(Oid type)
 {
-	Oid			element = get_element_type(type);
+	Oid			element;
 	char		category;
 	bool		preferred;
 
-	if (!OidIsValid(element) && type_is_range(type))
-		element = get_range_subtype(type);
-	get_type_category_preferred(OidIsValid(element) ? element : getBaseType(type),
-								&category, &preferred);
+	type = getBaseType(type);
+	element = get_element_type(type);
+	if (OidIsValid(element))
+		return is_of_time(element);
+	if (type_is_range(type))
+		return is_of_time(get_range_subtype(type));
+	if (type_is_multirange(type))
+		return is_of_time(get_multirange_range(type));
+	if (type_is_rowtype(type))
+		return is_row_of_time(type);
+	get_type_category_preferred(type, &category, &preferred);
 	return category == TYPCATEGORY_DATETIME;
+}
+
+static bool
+is_row_of_time(Oid type)
+{
+	TupleDesc	desc = lookup_rowtype_tupdesc_noerror(type, -1, true);
+	bool		result = false;
+
+	if (desc == NULL)
+		return false;
+	for (int i = 0; i < desc->natts && !result; i++)
+		result = !TupleDescAttr(desc, i)->attisdropped &&
+			is_of_time(TupleDescAttr(desc, i)->atttypid);
+	ReleaseTupleDesc(desc);
+	return result;
+}
+
+/* Is it such a literal, or one that is a text first, and then a date or time? */
+static bool
+means_moment(Node *node, const CqrsExpressionCheck *check)
+{
+	Node	   *literal = node;
+
+	if (IsA(node, CoerceViaIO))
+		literal = (Node *) ((CoerceViaIO *) node)->arg;
+	while (IsA(literal, RelabelType))
+		literal = (Node *) ((RelabelType *) literal)->arg;
+	return IsA(literal, Const) && is_of_time(exprType(node)) &&
+		list_member_int(check->moments, ((Const *) literal)->location);
 }
 
 static bool
@@ -240,8 +279,7 @@ check_node(Node *node, CqrsExpressionCheck *check)
 				 errmsg("a view's query can't contain a whole row or system columns"),
 				 errhint("Name the columns of cqrs.event one by one."),
 				 parser_errposition(check->pstate, check->location)));
-	if (IsA(node, Const) && list_member_int(check->moments, ((Const *) node)->location) &&
-		is_of_time(((Const *) node)->consttype))
+	if (means_moment(node, check))
 		cqrs_view_expression_refuse(check->pstate, check->location, "a date or time that depends on the current one",
 					"A rebuild would give another answer than the first time.",
 					"Use the event's own columns, for example occurred_at, or write the date.");
