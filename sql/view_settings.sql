@@ -28,6 +28,20 @@ SELECT count(*), count(DISTINCT (x, y, a, f, b, day, d)) AS different FROM texts
 SELECT x, y, a[2] IS NULL AS a, f, b, day = '2026-02-01' AS day, d FROM texts LIMIT 1;
 TABLE ends;
 
+-- a constant means the same whatever the styles, and whatever the name of the time zone is taken for elsewhere
+SET TimeZone = 'Asia/Kolkata';
+SET DateStyle = 'SQL, DMY';
+SET IntervalStyle = 'sql_standard';
+SELECT cqrs.create_view('constants', $$ SELECT occurred_at < '2026-01-31 20:00:01 UTC' AS early, count(*) AS n,
+	max(occurred_at + '-1 day 2 hours -3 seconds') AS less FROM events WHERE occurred_at > '2026-01-31 19:59:59 UTC' GROUP BY 1 $$);
+SELECT col_description('constants'::regclass, 1);
+SELECT publish();
+CALL cqrs.catch_up('constants');
+SELECT early, n, less = (SELECT max(occurred_at + '-1 day 2 hours -3 seconds') FROM cqrs.outbox) AS less FROM constants;
+RESET TimeZone;
+RESET DateStyle;
+RESET IntervalStyle;
+
 -- words that mean the moment at which the query is parsed
 SELECT cqrs.create_view('w', $$ SELECT count(*) FROM events WHERE occurred_at < 'now' $$);
 SELECT cqrs.create_view('w', $$ SELECT count(*) FROM events WHERE occurred_at < timestamptz 'Tomorrow 12:00' $$);

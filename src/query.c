@@ -313,6 +313,28 @@ cqrs_query_leave_user(CqrsUserContext *context)
 }
 
 /*
+ * Have dates, times and intervals written in a way that is read the same under all
+ * styles; with names of time zones, which PostgreSQL's other styles write, it is
+ * not even under the same ("IST" is read as Israel's, also in India). Returns
+ * what cqrs_query_leave_portable needs.
+ */
+int
+cqrs_query_enter_portable(void)
+{
+	int			nest_level = NewGUCNestLevel();
+
+	query_set("DateStyle", "ISO");
+	query_set("IntervalStyle", "postgres");
+	return nest_level;
+}
+
+void
+cqrs_query_leave_portable(int nest_level)
+{
+	AtEOXact_GUC(true, nest_level);
+}
+
+/*
  * The OID of one of the extension's tables in this database, from the system
  * caches. With missing_ok, InvalidOid where the extension is not installed.
  */

@@ -662,5 +662,9 @@ view_filter(ViewParse *parse, AttrNumber column)
 static char *
 view_deparse(ViewParse *parse, Node *node)
 {
-	return deparse_expression(node, parse->names, false, false);
+	int			nest_level = cqrs_query_enter_portable();
+	char	   *result = deparse_expression(node, parse->names, false, false);
+
+	cqrs_query_leave_portable(nest_level);
+	return result;
 }
