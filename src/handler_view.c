@@ -398,16 +398,30 @@ view_check_types(const CqrsView *view, Oid read_table)
 {
 	for (int i = 0; i < view->ncolumns; i++)
 	{
-		Oid			type = get_atttype(read_table, i + 1);
+		const CqrsViewColumn *column = &view->columns[i];
+		Oid			type;
+		int32		typmod;
+		Oid			collation;
+
+		get_atttypetypmodcoll(read_table, i + 1, &type, &typmod, &collation);
 
 		/* a dropped column is found when it is named */
-		if (OidIsValid(type) && type != view->columns[i].type)
+		if (!OidIsValid(type))
+			continue;
+		if (type != column->type || typmod != column->typmod)
 			ereport(ERROR,
 					(errcode(ERRCODE_DATATYPE_MISMATCH),
 					 errmsg("column \"%s\" of read table \"%s\" is of type %s, but the view's query gives %s",
 							get_attname(read_table, i + 1, false), get_rel_name(read_table),
-							format_type_be(type), format_type_be(view->columns[i].type)),
+							format_type_with_typemod(type, typmod),
+							format_type_with_typemod(column->type, column->typmod)),
 					 errhint("Change the type back; for another type, drop the view and create it with a cast in the query.")));
+		if (OidIsValid(column->collation) && collation != column->collation)
+			ereport(ERROR,
+					(errcode(ERRCODE_COLLATION_MISMATCH),
+					 errmsg("column \"%s\" of read table \"%s\" has another collation than in the view's query",
+							get_attname(read_table, i + 1, false), get_rel_name(read_table)),
+					 errhint("Change it back; for another collation, drop the view and create it with COLLATE in the query.")));
 	}
 }
 
