@@ -64,8 +64,7 @@
 #include "view.h"
 #include "view_expression.h"
 #include "view_filter.h"
-
-#define EVENTS "events"
+#include "view_form.h"
 
 /* the parse of one query */
 typedef struct ViewParse
@@ -80,8 +79,6 @@ typedef struct ViewParse
 
 static void view_error_callback(void *arg);
 static SelectStmt *view_raw_parse(ViewParse *parse, RawStmt **statement);
-static void view_check_form(ViewParse *parse, SelectStmt *select);
-static void view_check_from(ViewParse *parse, SelectStmt *select);
 static void view_analyse(ViewParse *parse, RawStmt *statement);
 static void view_add_columns(ViewParse *parse);
 static void view_add_column(ViewParse *parse, TargetEntry *target, CqrsViewColumn *column);
@@ -121,8 +118,7 @@ cqrs_view_parse(const char *query)
 	parse.view = palloc0(sizeof(CqrsView));
 
 	select = view_raw_parse(&parse, &statement);
-	view_check_form(&parse, select);
-	view_check_from(&parse, select);
+	cqrs_view_form_check(parse.check.pstate, select);
 	cqrs_view_expression_scan(&parse.check, (Node *) select);
 	view_analyse(&parse, statement);
 	view_add_columns(&parse);
@@ -207,73 +203,6 @@ view_raw_parse(ViewParse *parse, RawStmt **statement)
 	return (SelectStmt *) (*statement)->stmt;
 }
 
-/* Refuse clauses that ask for more than a group's own events. */
-static void
-view_check_form(ViewParse *parse, SelectStmt *select)
-{
-	const char *on_top = "Leave it out, and put it into a view on top of the read table: CREATE VIEW ... AS SELECT ...";
-	const char *whole = "It is about all rows together, and the read table is kept group by group.";
-
-	if (select->withClause != NULL)
-		cqrs_view_expression_refuse(parse->check.pstate, select->withClause->location, "WITH",
-					"A view is one SELECT from events.", "Write its expressions into the SELECT.");
-	if (select->op != SETOP_NONE)
-		cqrs_view_expression_refuse(parse->check.pstate, exprLocation((Node *) select->rarg->targetList),
-					"UNION, INTERSECT or EXCEPT", "A view is one SELECT from events.",
-					"Create a view for each part, and combine their read tables with CREATE VIEW.");
-	if (select->valuesLists != NIL)
-		cqrs_view_expression_refuse(parse->check.pstate, exprLocation((Node *) linitial(select->valuesLists)), "VALUES",
-					"A view is a SELECT from events.", "SELECT ... FROM events");
-	if (select->intoClause != NULL)
-		cqrs_view_expression_refuse(parse->check.pstate, select->intoClause->rel->location, "INTO",
-					"The read table gets the view's name.", "Leave it out.");
-	if (select->distinctClause != NIL)
-		cqrs_view_expression_refuse(parse->check.pstate, exprLocation((Node *) select->targetList), "DISTINCT", whole,
-					"GROUP BY the columns instead.");
-	if (select->havingClause != NULL)
-		cqrs_view_expression_refuse(parse->check.pstate, exprLocation(select->havingClause), "HAVING",
-					"A group that does not qualify now may do so later, so it must be kept.", on_top);
-	if (select->windowClause != NIL)
-		cqrs_view_expression_refuse(parse->check.pstate, linitial_node(WindowDef, select->windowClause)->location, "WINDOW",
-					whole, on_top);
-	if (select->sortClause != NIL)
-		cqrs_view_expression_refuse(parse->check.pstate, exprLocation(linitial_node(SortBy, select->sortClause)->node),
-					"ORDER BY", "The rows of a table have no order.", on_top);
-	if (select->limitCount != NULL || select->limitOffset != NULL)
-		cqrs_view_expression_refuse(parse->check.pstate, exprLocation(select->limitCount ? select->limitCount :
-										select->limitOffset),
-					"LIMIT, OFFSET or FETCH", whole, on_top);
-	if (select->lockingClause != NIL)
-		cqrs_view_expression_refuse(parse->check.pstate, exprLocation((Node *) select->targetList), "FOR UPDATE or FOR SHARE",
-					"Events are not locked.", "Leave it out.");
-}
-
-/* A view reads events, and nothing else. */
-static void
-view_check_from(ViewParse *parse, SelectStmt *select)
-{
-	const char *why = "A change in another table is no event, and the view would not see it.";
-	const char *way_out = "SELECT ... FROM events; join the read table with others in a view on top of it.";
-	RangeVar   *from;
-
-	if (select->fromClause == NIL)
-		ereport(ERROR,
-				(errcode(ERRCODE_SYNTAX_ERROR),
-				 errmsg("a view's query must select from events"),
-				 errhint("SELECT ... FROM events")));
-	if (list_length(select->fromClause) > 1)
-		cqrs_view_expression_refuse(parse->check.pstate, exprLocation(lsecond(select->fromClause)), "a join", why, way_out);
-	from = linitial(select->fromClause);
-	if (IsA(from, JoinExpr))
-		cqrs_view_expression_refuse(parse->check.pstate, exprLocation(((JoinExpr *) from)->rarg), "a join", why, way_out);
-	if (!IsA(from, RangeVar))
-		cqrs_view_expression_refuse(parse->check.pstate, exprLocation((Node *) from),
-					IsA(from, RangeSubselect) ? "a sub-select" : "a function or clause in FROM",
-					"A view is a SELECT from events.", way_out);
-	if (from->schemaname != NULL || strcmp(from->relname, EVENTS) != 0)
-		cqrs_view_expression_refuse(parse->check.pstate, from->location, "a table other than events", why, way_out);
-}
-
 /* ----------------------------------------------------------- the columns */
 
 static void
@@ -284,14 +213,14 @@ view_analyse(ViewParse *parse, RawStmt *statement)
 	Query	   *query;
 	GroupingSet *set;
 
-	events->md.name = EVENTS;
+	events->md.name = CQRS_VIEW_EVENTS;
 	events->md.reliddesc = cqrs_query_relation("events", false);
 	events->md.enrtype = ENR_NAMED_TUPLESTORE;
 	register_ENR(environment, events);
 	query = parse_analyze_fixedparams(statement, parse->text, NULL, 0, environment);
 	cqrs_compat_flatten_group(query);
 	parse->query = query;
-	parse->names = deparse_context_for(EVENTS, events->md.reliddesc);
+	parse->names = deparse_context_for(CQRS_VIEW_EVENTS, events->md.reliddesc);
 
 	if (query->hasWindowFuncs || query->hasSubLinks)
 		cqrs_view_expression_check(&parse->check, (Node *) query->targetList);
