@@ -69,6 +69,24 @@ SELECT cqrs.resume_projection('v');
 CALL cqrs.catch_up('v');
 TABLE v;
 
+-- whoever owns a type can give it a constraint, or a cast
+RESET ROLE;
+GRANT CREATE ON SCHEMA viewing TO regress_stranger;
+SET ROLE regress_stranger;
+CREATE DOMAIN theirs AS integer;
+CREATE TYPE mood AS ENUM ('ok');
+SET ROLE regress_viewer;
+CREATE TYPE mixed AS (n theirs[]);
+SELECT cqrs.create_view('w', $$ SELECT count((payload->>'n')::theirs) FROM events $$);
+SELECT cqrs.create_view('w', $$ SELECT count(*) FROM events WHERE payload->>'m' = ('ok'::mood)::text $$);
+SELECT cqrs.create_view('w', $$ SELECT cqrs.last((payload->>'x')::mixed) FROM events $$);
+RESET ROLE;
+ALTER TYPE mood OWNER TO regress_viewer;
+SET ROLE regress_viewer;
+SELECT cqrs.create_view('w', $$ SELECT (payload->>'m')::mood AS m, count(*) AS n FROM events GROUP BY 1 $$);
+RESET ROLE;
+ALTER TYPE mood OWNER TO regress_stranger;
+
 RESET search_path;
 DROP EXTENSION cqrs_views;
 DROP PROCEDURE let_it_stop;

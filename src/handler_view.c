@@ -6,8 +6,8 @@
  * What a view's query says is parsed once in a process, and its statements are
  * planned once for each order of magnitude of batches. They are made anew when
  * the query's projection, the definition of one of its tables, or a schema's name
- * has changed; what functions the query calls, and whose they are, is looked at
- * again when any function or role has changed.
+ * has changed; what functions the query calls, and whose they and its types are,
+ * is looked at again when any function, role or type has changed.
  */
 #include "postgres.h"
 
@@ -45,7 +45,8 @@ typedef struct Maintained
 	bool		valid;			/* else it is to be made anew */
 	char	   *query;			/* what it was made from */
 	CqrsViewTables tables;
-	uint64		checked;		/* the owners, at this count of catalog changes */
+	uint64		checked;		/* the functions, at this count of catalog changes */
+	uint64		types_checked;	/* the types, at this count of their changes */
 	MemoryContext context;		/* of all that is below */
 	CqrsView   *view;
 	CqrsQuery	apply[CQRS_QUERY_SIZE_CLASSES];
@@ -82,6 +83,9 @@ typedef struct Hashing
 
 static HTAB *views = NULL;
 
+/* counts changes of types that this process heard of */
+static uint64 type_changes = 0;
+
 static void handler_view_apply(CqrsHandlerCall *call);
 static void view_apply_batch(Maintained *maintained, CqrsHandlerCall *call, bool tell,
 							 CqrsRowFn row_fn, Keys *keys);
@@ -106,6 +110,7 @@ static void view_make_queries(Maintained *maintained, CqrsQuery *batches, CqrsQu
 static bool view_collect_key(TupleTableSlot *slot, void *arg);
 static void view_relcache_callback(Datum arg, Oid relid);
 static void view_syscache_callback(Datum arg, int cacheid, uint32 hashvalue);
+static void view_type_callback(Datum arg, int cacheid, uint32 hashvalue);
 
 const CqrsHandlerKind cqrs_handler_view_kind = {
 	.name = "view",
@@ -127,6 +132,7 @@ cqrs_handler_view_init(void)
 	views = hash_create("cqrs_views views", 16, &info, HASH_ELEM | HASH_BLOBS);
 	CacheRegisterRelcacheCallback(view_relcache_callback, (Datum) 0);
 	CacheRegisterSyscacheCallback(NAMESPACEOID, view_syscache_callback, (Datum) 0);
+	CacheRegisterSyscacheCallback(TYPEOID, view_type_callback, (Datum) 0);
 }
 
 static void
@@ -315,7 +321,7 @@ view_get(const CqrsProjection *projection)
 	}
 	if (maintained->checked != changes)
 	{
-		cqrs_view_check_functions(maintained->view);
+		cqrs_view_check_owners(maintained->view);
 
 		/* a name may mean another function by now, or none */
 		if (!equal(cqrs_view_parse(projection->query)->functions, maintained->view->functions))
@@ -324,6 +330,11 @@ view_get(const CqrsProjection *projection)
 			view_make(maintained, projection);
 		}
 		maintained->checked = changes;
+	}
+	if (maintained->types_checked != type_changes)
+	{
+		cqrs_view_check_owners(maintained->view);
+		maintained->types_checked = type_changes;
 	}
 	return maintained;
 }
@@ -567,4 +578,10 @@ static void
 view_syscache_callback(Datum arg, int cacheid, uint32 hashvalue)
 {
 	view_relcache_callback(arg, InvalidOid);
+}
+
+static void
+view_type_callback(Datum arg, int cacheid, uint32 hashvalue)
+{
+	type_changes++;
 }

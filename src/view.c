@@ -77,6 +77,7 @@ typedef struct ViewParse
 	List	   *filters;		/* of each aggregate: its Expr or NULL */
 } ViewParse;
 
+static void view_check_type(Oid type);
 static void view_error_callback(void *arg);
 static SelectStmt *view_raw_parse(ViewParse *parse, RawStmt **statement);
 static void view_analyse(ViewParse *parse, RawStmt *statement);
@@ -127,7 +128,8 @@ cqrs_view_parse(const char *query)
 	view_make_key(&parse);
 	view_make_filters(&parse);
 	parse.view->functions = parse.check.functions;
-	cqrs_view_check_functions(parse.view);
+	parse.view->types = parse.check.types;
+	cqrs_view_check_owners(parse.view);
 
 	free_parsestate(parse.check.pstate);
 	error_context_stack = callback.previous;
@@ -137,10 +139,11 @@ cqrs_view_parse(const char *query)
 /*
  * Throw unless each function that the query calls is still immutable, and the
  * current user's own or a superuser's: whoever owns it can replace it, and it
- * runs as the current user.
+ * runs as the current user. The same for types, whose owners can give them
+ * constraints and casts.
  */
 void
-cqrs_view_check_functions(const CqrsView *view)
+cqrs_view_check_owners(const CqrsView *view)
 {
 	ListCell   *lc;
 
@@ -161,6 +164,30 @@ cqrs_view_check_functions(const CqrsView *view)
 		cqrs_function_check_owner(function, GetUserId(),
 								  "function %s belongs to neither the view's owner nor a superuser");
 	}
+	foreach(lc, view->types)
+		view_check_type(lfirst_oid(lc));
+}
+
+static void
+view_check_type(Oid type)
+{
+	HeapTuple	tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(type));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for type %u", type);
+	owner = ((Form_pg_type) GETSTRUCT(tuple))->typowner;
+	ReleaseSysCache(tuple);
+	if (owner == GetUserId() || superuser_arg(owner))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg("type %s belongs to neither the view's owner nor a superuser",
+					format_type_be(type)),
+			 errdetail("Its owner \"%s\" could give it a constraint or a cast with code that runs as \"%s\".",
+					   GetUserNameFromId(owner, false), GetUserNameFromId(GetUserId(), false)),
+			 errhint("ALTER TYPE %s OWNER TO %s;", format_type_be(type),
+					 quote_identifier(GetUserNameFromId(GetUserId(), false)))));
 }
 
 /* -------------------------------------------------------------- the form */

@@ -67,9 +67,10 @@ typedef struct CqrsView
 	List	   *sources;
 
 	List	   *functions;		/* OIDs of those that users made */
+	List	   *types;			/* the same */
 } CqrsView;
 
 extern CqrsView *cqrs_view_parse(const char *query);
-extern void cqrs_view_check_functions(const CqrsView *view);
+extern void cqrs_view_check_owners(const CqrsView *view);
 
 #endif							/* CQRS_VIEW_H */

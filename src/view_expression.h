@@ -14,6 +14,7 @@ typedef struct CqrsExpressionCheck
 	ParseState *pstate;			/* for error positions */
 	List	   *moments;		/* locations of 'now', 'today', …; filled by scan */
 	List	   *functions;		/* OIDs of those that users made; filled by check */
+	List	   *types;			/* the same for types, and for what these consist of */
 	int			location;		/* of the node being checked */
 } CqrsExpressionCheck;
 
