@@ -58,6 +58,8 @@ SELECT try('SELECT point(1, 2) AS x, count(*) FROM events GROUP BY 1');
 SELECT try('SELECT xmlcomment(source) AS x, count(*) FROM events GROUP BY 1');
 SELECT try('SELECT (payload->>''x'')::xid AS x, count(*) FROM events GROUP BY 1');
 SELECT try('SELECT count(*) AS n FROM events GROUP BY n');
+SELECT string_agg('position + ' || i || ' AS p' || i, ', ') AS columns, string_agg(i::text, ', ') AS keys FROM generate_series(1, 33) AS i \gset
+SELECT try('SELECT ' || :'columns' || ' FROM events GROUP BY ' || :'keys');
 
 -- aggregates
 SELECT try('SELECT avg(aggregate_version) FROM events');

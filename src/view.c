@@ -32,6 +32,7 @@
 #include "access/stratnum.h"
 #include "access/table.h"
 #include "access/transam.h"
+#include "catalog/heap.h"
 #include "catalog/pg_aggregate.h"
 #include "catalog/pg_namespace.h"
 #include "catalog/pg_operator.h"
@@ -291,13 +292,20 @@ view_add_columns(ViewParse *parse)
 								target->resname),
 						 errhint("Give it another name with AS."),
 						 parser_errposition(parse->check.pstate, exprLocation((Node *) target->expr))));
+		if (SystemAttributeByName(target->resname) != NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_DUPLICATE_COLUMN),
+					 errmsg("column name \"%s\" is that of a system column", target->resname),
+					 errhint("Give it another name with AS."),
+					 parser_errposition(parse->check.pstate, exprLocation((Node *) target->expr))));
 		view_add_column(parse, target, &view->columns[view->ncolumns]);
 		view->ncolumns++;
 	}
 	if (view->ncolumns == 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_SYNTAX_ERROR),
-				 errmsg("a view's query must have columns")));
+				 errmsg("a view's query must have columns"),
+				 errhint("For example: SELECT aggregate_id, count(*) FROM events GROUP BY aggregate_id")));
 }
 
 static void
@@ -505,6 +513,13 @@ view_check_keys(ViewParse *parse)
 							format_type_be(key->type)),
 					 errdetail("The read table's key needs a default B-tree operator class."),
 					 errhint("Cast it, for example to text."),
+					 parser_errposition(parse->check.pstate, exprLocation((Node *) target->expr))));
+		if (view->nkeys == INDEX_MAX_KEYS)
+			ereport(ERROR,
+					(errcode(ERRCODE_TOO_MANY_COLUMNS),
+					 errmsg("a view can't have more than %d grouping columns", INDEX_MAX_KEYS),
+					 errdetail("They are the read table's key, which needs an index."),
+					 errhint("Combine some of them, for example in jsonb_build_array(...)."),
 					 parser_errposition(parse->check.pstate, exprLocation((Node *) target->expr))));
 		key->nullable = !cqrs_view_expression_never_null((Node *) target->expr, where);
 		view->nullable_key |= key->nullable;

@@ -281,6 +281,7 @@ check_node(Node *node, CqrsExpressionCheck *check)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
 				 errmsg("a view's query can't contain a whole row or system columns"),
+				 errdetail("What an event consists of may grow, and the view would become another."),
 				 errhint("Name the columns of cqrs.event one by one."),
 				 parser_errposition(check->pstate, check->location)));
 	if (means_moment(node, check))
