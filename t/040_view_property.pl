@@ -37,8 +37,12 @@ my $shown_at_most = 3;
 
 # Under these settings views are created and references run, not so what publishes or catches up.
 my $read_committed = "SET default_transaction_isolation = 'read committed';\n";
-my $settings = "${read_committed}SET search_path = app, public;\nSET TimeZone = 'America/New_York';\n"
-  . "SET DateStyle = 'ISO, MDY';\nSET IntervalStyle = 'postgres';\n";
+my @styles = (
+	[ 'America/New_York', 'ISO, MDY', 'postgres' ],
+	[ 'Asia/Kolkata', 'SQL, DMY', 'sql_standard' ],
+	[ 'Asia/Shanghai', 'Postgres, MDY', 'postgres_verbose' ],
+	[ 'Europe/Berlin', 'German, DMY', 'iso_8601' ]);
+my $settings = settings(@{ $styles[0] });
 my @other_settings = (
 	'',
 	"SET TimeZone = 'Asia/Tokyo';\nSET DateStyle = 'German, DMY';\n",
@@ -95,6 +99,7 @@ sub play
 		owner => pick('postgres', 'modeller'));
 	my @views = map { random_case(\%round, $number * 1000 + $_) } 1 .. $views_per_round;
 
+	$settings = settings(@{ pick(@styles) });
 	set_workers($round{workers});
 	prepare_database($round{database});
 	$node->safe_psql('postgres',
@@ -113,10 +118,20 @@ sub play
 
 	create_views(\%round, grep { $_->{when} eq 'after' } @views);
 	compare(\%round, 'from history');
+	rebuild_views(\%round);
+	compare(\%round, 'after rebuilds');
 	count_events($round{database});
 	drop_views(\%round);
 	$node->safe_psql('postgres', "DROP DATABASE $round{database} WITH (FORCE)");
 	return;
+}
+
+sub settings
+{
+	my ($zone, $dates, $intervals) = @_;
+
+	return "${read_committed}SET search_path = app, public;\nSET TimeZone = '$zone';\nSET DateStyle = '$dates';\n"
+	  . "SET IntervalStyle = '$intervals';\n";
 }
 
 # A random view, with how it is to be kept.
@@ -251,6 +266,18 @@ sub write_events
 	$node->safe_psql($database, (chance(0.7) ? 'COMMIT' : 'ROLLBACK') . " PREPARED '$_'")
 	  foreach split /\n/,
 	  $node->safe_psql($database, 'SELECT gid FROM pg_prepared_xacts WHERE database = current_database()');
+	settle($round);
+	return;
+}
+
+# Rebuilds half of the views, but for those that leave history out.
+sub rebuild_views
+{
+	my ($round) = @_;
+	my @views = grep { exists $_->{from} && $_->{start_at} ne 'now' && chance(0.5) } @{ $round->{views} };
+
+	run_script($round->{database}, $read_committed
+		  . join '', map { 'CALL cqrs.rebuild_projection(' . literal($_->{name}) . ");\n" } @views);
 	settle($round);
 	return;
 }

@@ -56,10 +56,12 @@ my %values = (
 		q{{occurred_at} AT TIME ZONE 'UTC'}, q{({payload}->>'day')::timestamp}, q{{occurred_at}::timestamp(0)}
 	],
 	time => [ q{{occurred_at}::time} ],
+	timetz => [ q{{occurred_at}::timetz} ],
 	text => [
 		q{{payload}->>'k'}, '{aggregate_id}', '{source}', '{event_type}', q{upper({event_type})},
 		q{{payload}->>'txt'}, q{{metadata}->>'user'}, q{{aggregate_id} || ':' || {event_type}},
-		q{to_char({occurred_at}, 'YYYY-MM-DD')}, q{{payload}->>'k' COLLATE "C"},
+		q{to_char({occurred_at}, 'YYYY-MM-DD')}, q{{payload}->>'k' COLLATE "C"}, q{{occurred_at}::text},
+		q{({payload}->>'iv')::interval::text}, q{{occurred_at}::date::text},
 		q{lower({payload}->>'k') COLLATE "C"}, q{concat_ws('/', {source}, {payload}->>'n')},
 		q{CASE WHEN {payload} ? 'k' THEN {payload}->>'k' ELSE 'none' END},
 		q{format('%s-%s', {event_type}, {payload}->>'n')}, q{({payload}->>'n')::int::text}, q{{payload}#>>'{o,p}'},
@@ -76,7 +78,11 @@ my %values = (
 	'integer[]' => [ q{({payload}->>'arr')::int[]}, q{ARRAY[({payload}->>'n')::int, 1]} ],
 	'text[]' => [ q{string_to_array({payload}->>'k', 'a')}, q{ARRAY[{event_type}, {source}]} ],
 	inet => [ q{({payload}->>'ip')::inet} ],
+	cidr => [ q{('10.' || abs(({payload}->>'n')::int) || '.0.0/16')::cidr} ],
 	oid => [ q{(abs(({payload}->>'n')::int))::oid} ],
+	tid => [ q{('(' || abs(({payload}->>'n')::int) || ',' || {position} || ')')::tid} ],
+	pg_lsn => [ q{('1/' || abs(({payload}->>'n')::int))::pg_lsn} ],
+	xid8 => [ q{(abs(({payload}->>'n')::int)::text)::xid8} ],
 	uuid => [ '{event_id}', q{({payload}->>'u')::uuid} ],
 	jsonb => [ q{{payload}->'o'}, q{{payload}}, q{{payload}->'mixed'}, q{jsonb_build_object('a', {payload}->'n')} ],
 	json => [ q{({payload}->'o')::json}, q{to_json({payload}->>'k')} ],
@@ -84,6 +90,7 @@ my %values = (
 	int4range => [ q{int4range(0, abs(({payload}->>'n')::int))} ],
 	pair => [ q{(({payload}->>'n')::int, {payload}->>'k')::pair} ],
 	few => [ q{({payload}->>'n')::few} ],
+	needed => [ q{coalesce({payload}->>'k', '-')::needed} ],
 	point => [ q{point(({payload}->>'n')::float8, 1)} ],
 	name => [ q{({payload}->>'k')::name} ],
 );
@@ -91,13 +98,14 @@ my %values = (
 my @summable = ('smallint', 'integer', 'bigint', 'numeric', 'real', 'double precision', 'inexact', 'interval', 'money');
 my @ordered = (
 	'smallint', 'integer', 'bigint', 'numeric', 'real', 'double precision', 'interval', 'money', 'date', 'timestamptz',
-	'timestamp', 'time', 'text', 'varchar', 'bpchar', 'mood', 'integer[]', 'text[]', 'inet', 'oid', 'few');
+	'timestamp', 'time', 'timetz', 'text', 'varchar', 'bpchar', 'name', 'mood', 'integer[]', 'text[]', 'inet', 'cidr',
+	'oid', 'tid', 'xid8', 'pg_lsn', 'few');
 my @any = grep { $_ ne 'inexact' } sort keys %values;
 
 # What an aggregate takes, and how often it is chosen.
 my @aggregates = (
 	[ 4, 'count', @any ], [ 5, 'sum', @summable ], [ 4, 'min', @ordered ], [ 4, 'max', @ordered ],
-	[ 1, 'bool_and', 'boolean' ], [ 1, 'bool_or', 'boolean' ], [ 1, 'every', 'boolean' ],
+	[ 1, 'app.lowest', 'integer', 'few' ], [ 1, 'bool_and', 'boolean' ], [ 1, 'bool_or', 'boolean' ], [ 1, 'every', 'boolean' ],
 	[ 1, 'bit_and', 'smallint', 'integer', 'bigint', 'bit' ], [ 1, 'bit_or', 'smallint', 'integer', 'bigint', 'bit' ],
 	[ 5, 'cqrs.first', @any ], [ 7, 'cqrs.last', @any ]);
 
@@ -121,7 +129,10 @@ my @keys = (
 	[ q{({payload}->>'n')::few} ], [ q{(({payload}->>'n')::int, {payload}->>'k')::pair} ],
 	[ q{int4range(0, abs(({payload}->>'n')::int))} ], [ q{convert_to({payload}->>'k', 'UTF8')} ],
 	[ q{string_to_array({payload}->>'k', 'a')} ], [ q{length({aggregate_id})} ], [ q{({payload}->>'s')::smallint} ],
-	[ q{{payload} ? 'n'} ], [ q{({payload}->>'k')::name} ]);
+	[ q{{payload} ? 'n'} ], [ q{({payload}->>'k')::name} ], [ q{lower(int4range(({payload}->>'n')::int, 100))} ],
+	[ q{lower(CASE {event_type} WHEN 'A' THEN '[1,5)'::int4range ELSE '(,5)' END)} ],
+	[ q{({payload}->>'k') COLLATE blind} ], [ q{({payload}->>'iv')::interval} ], [ q{{occurred_at}::timetz} ],
+	[ q{({payload}->>'b')::boolean AND {event_type} = 'A'} ], [ q{{occurred_at}::text} ]);
 
 # Conditions. Those on the type of events, of aggregates, and on the source could be answered before the query is run,
 # if one is careful.
@@ -144,7 +155,8 @@ my @conditions = (
 	q{{event_type} IN ('Ä', 'A')}, q{{event_type} = ANY (string_to_array('A,B', ','))}, q{{payload} ? 'k'},
 	q{{payload} @> '{"b": true}'}, q{({payload}->>'n')::int > 0}, q{{payload}->>'k' IS NULL},
 	q{{payload}->>'k' <> 'a'}, q{{aggregate_version} % 2 = 0}, q{({payload}->>'b')::boolean}, q{{position} % 2 = 0},
-	q{{occurred_at} < '2024-03-01'}, q{{payload}->>'k' = 'ä'}, q{({payload}->>'n')::int BETWEEN -1 AND 2},
+	q{{occurred_at} < '2024-03-01'}, q{{occurred_at} >= '2024-02-25 13:00+02'}, q{{payload}->>'k' = 'ä'},
+	q{{occurred_at} - '2024-02-25 13:00+02' < '1 day -2 hours'}, q{{payload}->>'k' = 'A' COLLATE blind}, q{({payload}->>'n')::int BETWEEN -1 AND 2},
 	q{{aggregate_id} LIKE 'a1%'}, q{jsonb_path_exists({payload}, '$.n ? (@ > 0)')}, q{'true'}, q{false}, q{NULL},
 	q{({payload}->>'n')::int IN (1, 2, NULL)}, q{{metadata} <> '{}'});
 
@@ -172,6 +184,9 @@ CREATE TYPE mood AS ENUM ('sad', 'ok', 'happy');
 ALTER TYPE mood ADD VALUE 'bored' BEFORE 'ok';
 CREATE TYPE pair AS (n integer, k text);
 CREATE DOMAIN few AS integer CHECK (VALUE < 1000);
+CREATE DOMAIN needed AS text NOT NULL;
+CREATE COLLATION blind (provider = icu, locale = 'und-u-ks-level2', deterministic = false);
+CREATE AGGREGATE lowest(integer) (SFUNC = int4smaller, STYPE = integer, SORTOP = <);
 CREATE FUNCTION twice(n integer) RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT n * 2';
 CREATE FUNCTION count_of(j jsonb) RETURNS bigint LANGUAGE plpgsql IMMUTABLE AS
 	'BEGIN RETURN (SELECT count(*) FROM jsonb_object_keys(j)); END';
@@ -295,9 +310,10 @@ sub aggregate_column
 	my %column = (role => 'aggregate', function => $function, type => $type, argument => pick(@{ $values{$type} }));
 
 	$column{argument} = '*' if $function eq 'count' && chance(0.6);
-	$column{function} = "pg_catalog.$function" if $function !~ /cqrs/ && chance(0.05);
+	$column{function} = "pg_catalog.$function" if $function !~ /\./ && chance(0.05);
 	$column{filter} = condition(1) if chance(0.45);
 	$column{form} = pick(qw(array array position));
+	$column{at_position} = chance(0.15);
 	$column{compare} =
 	    $type eq 'inexact' && $function eq 'sum' ? 'round'
 	  : $function =~ /cqrs|bit_/ ? 'text'
@@ -390,7 +406,7 @@ sub select_statement
 		my $sql =
 		    $column->{role} ne 'aggregate' ? $column->{sql}
 		  : $is_reference ? reference_aggregate($column)
-		  : "$column->{function}($column->{argument})" . filter($column);
+		  : query_aggregate($column);
 		my $alias = $column->{bare} ? '' : ' AS ' . quote_name($column->{name});
 
 		$ordinal++;
@@ -413,6 +429,15 @@ sub select_statement
 }
 
 sub filter { my ($column) = @_; return defined $column->{filter} ? " FILTER (WHERE $column->{filter})" : '' }
+
+# An aggregate as a view's query says it.
+sub query_aggregate
+{
+	my ($column) = @_;
+	my $position = $column->{at_position} && $column->{function} =~ /^cqrs/ ? ', {position}' : '';
+
+	return "$column->{function}($column->{argument}$position)" . filter($column);
+}
 
 # The first and the last value by position, said without this extension, or by its aggregate of two arguments.
 sub reference_aggregate
