@@ -152,10 +152,6 @@ cqrs_view_check_owners(const CqrsView *view)
 	{
 		Oid			function = lfirst_oid(lc);
 
-		if (!SearchSysCacheExists1(PROCOID, ObjectIdGetDatum(function)))
-			ereport(ERROR,
-					(errcode(ERRCODE_UNDEFINED_FUNCTION),
-					 errmsg("a function of the view's query does not exist any more")));
 		if (func_volatile(function) != PROVOLATILE_IMMUTABLE)
 			ereport(ERROR,
 					(errcode(ERRCODE_INVALID_FUNCTION_DEFINITION),

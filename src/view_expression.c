@@ -273,10 +273,6 @@ check_node(Node *node, CqrsExpressionCheck *check)
 					"the current time, user or schema",
 					"A rebuild would give another answer than the first time.",
 					"Use the event's own columns, for example occurred_at or source.");
-	if (IsA(node, NextValueExpr))
-		cqrs_view_expression_refuse(check->pstate, check->location, "a sequence",
-					"A rebuild would give another answer than the first time.",
-					"Use the event's own columns.");
 	if (IsA(node, Var) && ((Var *) node)->varattno <= 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
