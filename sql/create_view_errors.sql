@@ -131,6 +131,9 @@ SELECT try('SELECT count(*) FROM events WHERE source');
 SELECT try('SELECT source, source FROM events');
 SELECT try('SELECT sum(position), sum(aggregate_version) FROM events');
 SELECT try('SELECT position AS ctid FROM events');
+CREATE DOMAIN needed AS text CHECK (VALUE IS NOT NULL);
+SELECT try('SELECT cqrs.last(source::needed) FROM events');
+SELECT try('SELECT source, cqrs.first(event_type::needed) FILTER (WHERE event_type <> '''') AS f FROM events GROUP BY 1');
 
 -- nothing is left of all that
 SELECT count(*) FROM cqrs.projection;

@@ -88,6 +88,8 @@ static void view_add_aggregate(ViewParse *parse, Aggref *aggref, CqrsViewColumn 
 static bool view_aggregate_role(Aggref *aggref, CqrsViewRole *role);
 static const char *view_aggregate_way_out(const char *name);
 static void view_check_keys(ViewParse *parse);
+static void view_check_unset(ViewParse *parse);
+static void view_check_null(ViewParse *parse, const CqrsViewColumn *column);
 static void view_find_positions(ViewParse *parse);
 static bool same_filter(const CqrsViewColumn *a, const CqrsViewColumn *b);
 static Expr *aggregate_argument(const CqrsViewColumn *column);
@@ -125,6 +127,7 @@ cqrs_view_parse(const char *query)
 	view_analyse(&parse, statement);
 	view_add_columns(&parse);
 	view_check_keys(&parse);
+	view_check_unset(&parse);
 	view_find_positions(&parse);
 	view_make_key(&parse);
 	view_make_filters(&parse);
@@ -521,6 +524,46 @@ view_check_keys(ViewParse *parse)
 		view->nullable_key |= key->nullable;
 		view->nkeys++;
 	}
+}
+
+/*
+ * A first or last value is NULL as long as no event has given it. Where its type is
+ * a domain that forbids that, such a table could be made, but no dump of it be
+ * restored.
+ */
+static void
+view_check_unset(ViewParse *parse)
+{
+	for (int i = 0; i < parse->view->ncolumns; i++)
+	{
+		CqrsViewColumn *column = &parse->view->columns[i];
+
+		if ((column->role == CQRS_VIEW_FIRST || column->role == CQRS_VIEW_LAST) &&
+			(column->filter != NULL || parse->view->nkeys == 0) &&
+			get_typtype(column->type) == TYPTYPE_DOMAIN)
+			view_check_null(parse, column);
+	}
+}
+
+static void
+view_check_null(ViewParse *parse, const CqrsViewColumn *column)
+{
+	PG_TRY();
+	{
+		domain_check((Datum) 0, true, column->type, NULL, NULL);
+	}
+	PG_CATCH();
+	{
+		FlushErrorState();
+		ereport(ERROR,
+				(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
+				 errmsg("column \"%s\" may be null, but type %s does not allow that",
+						column->name, format_type_be(column->type)),
+				 errdetail("It is null as long as there is no event that gives it a value."),
+				 errhint("Cast it to %s.", format_type_be(getBaseType(column->type))),
+				 parser_errposition(parse->check.pstate, exprLocation((Node *) column->expr))));
+	}
+	PG_END_TRY();
 }
 
 /*

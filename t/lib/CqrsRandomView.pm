@@ -101,13 +101,14 @@ my @ordered = (
 	'timestamp', 'time', 'timetz', 'text', 'varchar', 'bpchar', 'name', 'mood', 'integer[]', 'text[]', 'inet', 'cidr',
 	'oid', 'tid', 'xid8', 'pg_lsn', 'few');
 my @any = grep { $_ ne 'inexact' } sort keys %values;
+my @nullable = grep { $_ ne 'needed' } @any;
 
 # What an aggregate takes, and how often it is chosen.
 my @aggregates = (
 	[ 4, 'count', @any ], [ 5, 'sum', @summable ], [ 4, 'min', @ordered ], [ 4, 'max', @ordered ],
 	[ 1, 'app.lowest', 'integer', 'few' ], [ 1, 'bool_and', 'boolean' ], [ 1, 'bool_or', 'boolean' ], [ 1, 'every', 'boolean' ],
 	[ 1, 'bit_and', 'smallint', 'integer', 'bigint', 'bit' ], [ 1, 'bit_or', 'smallint', 'integer', 'bigint', 'bit' ],
-	[ 5, 'cqrs.first', @any ], [ 7, 'cqrs.last', @any ]);
+	[ 5, 'cqrs.first', @nullable ], [ 7, 'cqrs.last', @nullable ]);
 
 # Group keys: expression, and what else may be derived from it. Where equal values may look different, nothing may.
 my @keys = (
