@@ -7,7 +7,7 @@ MODULE_big = cqrs_views
 DATA = $(wildcard $(EXTENSION)--*.sql)
 
 MODULES_IN_ORDER = \
-	guc deadline session query function lock event \
+	guc deadline session query function lock expression event \
 	outbox outbox_read horizon read_table projection registry checkpoint dead_letter \
 	view_expression view_filter view_form view view_merge view_sql \
 	handler handler_event handler_batch reducer reducer_table handler_reducer handler_view \

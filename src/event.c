@@ -11,19 +11,11 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "access/sysattr.h"
 #include "access/table.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
-#include "nodes/nodeFuncs.h"
-#include "optimizer/optimizer.h"
-#include "parser/parse_coerce.h"
-#include "parser/parse_collate.h"
-#include "parser/parse_expr.h"
-#include "parser/parse_relation.h"
-#include "parser/parser.h"
 #include "utils/builtins.h"
 #include "utils/expandedrecord.h"
 #include "utils/lsyscache.h"
@@ -33,9 +25,8 @@
 #include "utils/typcache.h"
 
 #include "event.h"
+#include "expression.h"
 #include "query.h"
-
-#define KEY_PREFIX "SELECT "
 
 /* what a tuplestore needs for a tuple besides the tuple, amply; bytes */
 #define STORE_OVERHEAD 128
@@ -57,9 +48,6 @@ static void key_keep(int i, Datum value, bool isnull, void *arg);
 static TupleDesc event_desc(void);
 static void batch_append(CqrsBatch *batch, HeapTuple tuple, int64 position);
 static int	event_compare(const void *a, const void *b);
-static Node *key_raw_parse(const char *sql);
-static void key_error_callback(void *arg);
-static Expr *key_check(ParseState *pstate, Node *node);
 
 /* The OID of the type cqrs.event. */
 Oid
@@ -252,40 +240,27 @@ cqrs_event_store(CqrsEvent **events, int nevents)
 
 /*
  * Parse a key expression over the columns of cqrs.event, under the current
- * search_path and user, by PostgreSQL's own parser. Throws what the parser
- * throws, with the cursor inside the expression; ERRCODE_INVALID_OBJECT_DEFINITION
- * for what a key can't be. The result is in the current memory context.
+ * search_path and user. Throws as cqrs_expression_parse does. The result is in
+ * the current memory context.
  */
 CqrsKey *
 cqrs_event_key_parse(const char *expression)
 {
-	char	   *sql = psprintf(KEY_PREFIX "%s", expression);
-	CqrsKey    *key = palloc0(sizeof(CqrsKey));
-	ErrorContextCallback callback = {
-		.previous = error_context_stack,
-		.callback = key_error_callback,
-		.arg = unconstify(char *, expression)
+	static const CqrsExpressionUse use = {
+		.what = "a key",
+		.title = "key expression",
+		.one_hint = "Combine columns with ||, for example: aggregate_type || ':' || aggregate_id",
+		.columns_hint = "Name the columns of cqrs.event.",
+		.stable_detail = "An event's key must be the same whenever it is computed.",
+		.type = TEXTOID
 	};
-	ParseState *pstate;
-	Relation	rel;
-	ParseNamespaceItem *nsitem;
-	Node	   *node;
+	CqrsKey    *key = palloc0(sizeof(CqrsKey));
+	Relation	rel = table_open(cqrs_query_relation("events", false), AccessShareLock);
 
-	error_context_stack = &callback;
-	pstate = make_parsestate(NULL);
-	pstate->p_sourcetext = sql;
-	rel = table_open(cqrs_query_relation("events", false), AccessShareLock);
-	nsitem = addRangeTableEntryForRelation(pstate, rel, AccessShareLock, NULL, false, true);
-	addNSItemToQuery(pstate, nsitem, false, true, true);
-
-	node = transformExpr(pstate, key_raw_parse(sql), EXPR_KIND_OTHER);
-	key->expr = key_check(pstate, node);
+	key->expr = cqrs_expression_parse(expression, rel, &use);
 	if (IsA(key->expr, Var))
 		key->column = ((Var *) key->expr)->varattno;
-
 	table_close(rel, NoLock);
-	free_parsestate(pstate);
-	error_context_stack = callback.previous;
 	return key;
 }
 
@@ -393,93 +368,4 @@ event_compare(const void *a, const void *b)
 	int64		right = ((const CqrsEvent *) b)->position;
 
 	return left < right ? -1 : left > right;
-}
-
-/*
- * The one expression in "SELECT <expression>", unanalysed. Whatever else the
- * text may hold after its first expression shows in the parse tree.
- */
-static Node *
-key_raw_parse(const char *sql)
-{
-	List	   *statements = raw_parser(sql, RAW_PARSE_DEFAULT);
-	SelectStmt *expected = makeNode(SelectStmt);
-	SelectStmt *select = NULL;
-	ResTarget  *target = NULL;
-
-	if (list_length(statements) == 1)
-		select = (SelectStmt *) linitial_node(RawStmt, statements)->stmt;
-	if (select && IsA(select, SelectStmt) && list_length(select->targetList) == 1)
-		target = linitial_node(ResTarget, select->targetList);
-
-	if (target)
-	{
-		expected->targetList = select->targetList;
-		expected->limitOption = select->limitOption;
-	}
-	/* "*" is no expression, and transformExpr relies on that */
-	if (target && IsA(target->val, ColumnRef) &&
-		IsA(linitial(((ColumnRef *) target->val)->fields), A_Star))
-		target = NULL;
-	if (target == NULL || target->name != NULL || IsA(target->val, SetToDefault) ||
-		!equal(select, expected))
-		ereport(ERROR,
-				(errcode(ERRCODE_SYNTAX_ERROR),
-				 errmsg("a key must be one expression"),
-				 errhint("Combine columns with ||, for example: aggregate_type || ':' || aggregate_id")));
-	return target->val;
-}
-
-/* Turns cursor positions of the SELECT into such of the expression. */
-static void
-key_error_callback(void *arg)
-{
-	int			position = geterrposition();
-
-	if (position > 0)
-	{
-		errposition(0);
-		internalerrposition(position - (int) strlen(KEY_PREFIX));
-		internalerrquery((const char *) arg);
-	}
-	errcontext("key expression \"%s\"", (const char *) arg);
-}
-
-/* Make an analysed expression one of type text, or say why it can't be a key. */
-static Expr *
-key_check(ParseState *pstate, Node *node)
-{
-	Bitmapset  *columns = NULL;
-	int			member = -1;
-	Node	   *result;
-
-	if (pstate->p_hasSubLinks || pstate->p_hasAggs || pstate->p_hasWindowFuncs ||
-		expression_returns_set(node))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
-				 errmsg("a key can't contain subqueries, aggregates, window functions or set-returning functions")));
-
-	pull_varattnos(node, 1, &columns);
-	while ((member = bms_next_member(columns, member)) >= 0)
-		if (member + FirstLowInvalidHeapAttributeNumber <= 0)
-			ereport(ERROR,
-					(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
-					 errmsg("a key can't contain a whole row or system columns"),
-					 errhint("Name the columns of cqrs.event.")));
-
-	result = coerce_to_target_type(pstate, node, exprType(node), TEXTOID, -1,
-								   COERCION_EXPLICIT, COERCE_EXPLICIT_CAST, -1);
-	if (result == NULL)
-		ereport(ERROR,
-				(errcode(ERRCODE_CANNOT_COERCE),
-				 errmsg("a key of type %s can't be cast to text",
-						format_type_be(exprType(node)))));
-	assign_expr_collations(pstate, result);
-
-	if (contain_volatile_functions((Node *) expression_planner(copyObject((Expr *) result))))
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
-				 errmsg("a key can't contain volatile functions"),
-				 errdetail("An event's key must be the same whenever it is computed.")));
-	return (Expr *) result;
 }
