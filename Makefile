@@ -8,12 +8,12 @@ DATA = $(wildcard $(EXTENSION)--*.sql)
 
 MODULES_IN_ORDER = \
 	guc deadline session query function lock expression event \
-	outbox outbox_read horizon read_table projection registry checkpoint dead_letter \
+	outbox outbox_read horizon read_table projection registry checkpoint dead_letter attachment received parked_row arrival \
 	view_expression view_filter view_form view view_merge view_sql \
 	handler handler_event handler_batch reducer reducer_table handler_reducer handler_view \
-	notify apply park catchup mode rebuild follow \
+	notify apply park catchup mode rebuild follow format mapping receive \
 	inline_trigger shmem worker launcher \
-	define sql_args sql_publish sql_aggregate sql_fold sql_guard sql_projection sql_dead_letter sql_view sql_progress sql_status \
+	define sql_args sql_publish sql_aggregate sql_fold sql_guard sql_projection sql_dead_letter sql_source sql_view sql_progress sql_status \
 	cqrs_views
 
 OBJS = $(MODULES_IN_ORDER:%=src/%.o)

@@ -10,8 +10,13 @@
  *             table cqrs.parked       events that were put aside
  *             table cqrs.incarnation  one row, never dumped: whose transaction
  *                                     ids those are
+ *   sources   table cqrs.attachment   tables whose rows become events
+ *             table cqrs.received     which events they have brought
+ *             table cqrs.arrival      counters of that
+ *             table cqrs.parked_row   rows that could not be made events
  *   to look at: views cqrs.projection, cqrs.projection_status, cqrs.dead_letter,
- *             cqrs.worker_status, cqrs.rebuild_progress
+ *             cqrs.worker_status, cqrs.rebuild_progress, cqrs.source_status,
+ *             cqrs.source_dead_letter
  *
  * The C function behind each SQL function is documented in src/sql_*.c.
  */
@@ -494,6 +499,134 @@ AS 'MODULE_PATHNAME', 'cqrs_sql_fold_aggregate_from';
 COMMENT ON FUNCTION cqrs.fold(regprocedure, anyelement, text, text, bigint) IS
 	'the state that a reducer makes of a state and an aggregate''s events beyond a position';
 
+/* --------------------------------------------------------------- sources */
+
+CREATE TABLE cqrs.attachment (
+	relation regclass NOT NULL,
+	source text NOT NULL,
+	format text NOT NULL,
+	mapping jsonb,
+	owner regrole NOT NULL,
+	settings text[] NOT NULL,
+	attached_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
+	CONSTRAINT attachment_pkey PRIMARY KEY (relation)
+);
+COMMENT ON TABLE cqrs.attachment IS
+	'the tables whose rows become events; look at cqrs.source_status';
+
+CREATE TABLE cqrs.received (
+	source text NOT NULL,
+	event_id uuid NOT NULL,
+	position bigint,
+	CONSTRAINT received_pkey PRIMARY KEY (source, event_id)
+);
+COMMENT ON TABLE cqrs.received IS
+	'the events that attached tables have brought, so that none is taken twice; those without a position were put aside';
+
+/* updated once a transaction: room on the page keeps that a HOT update */
+CREATE TABLE cqrs.arrival (
+	relation regclass NOT NULL,
+	source text NOT NULL,
+	events bigint NOT NULL,
+	duplicates bigint NOT NULL,
+	last_position bigint NOT NULL,
+	last_event_id uuid,
+	last_event_at timestamptz,
+	last_received_at timestamptz
+) WITH (fillfactor = 10, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
+COMMENT ON TABLE cqrs.arrival IS
+	'counters of what attached tables have brought: several rows a table, to be summed';
+
+CREATE TABLE cqrs.parked_row (
+	number bigint GENERATED ALWAYS AS IDENTITY,
+	relation regclass NOT NULL,
+	source text NOT NULL,
+	event_id uuid NOT NULL,
+	key text,
+	row json NOT NULL,
+	reason text NOT NULL,
+	sqlstate text,
+	message text,
+	context text,
+	attempts integer NOT NULL,
+	parked_at timestamptz NOT NULL DEFAULT pg_catalog.clock_timestamp(),
+	CONSTRAINT parked_row_pkey PRIMARY KEY (number)
+);
+CREATE INDEX parked_row_key ON cqrs.parked_row
+	(relation, pg_catalog.hashtextextended(COALESCE(key, ''), 0), number);
+COMMENT ON TABLE cqrs.parked_row IS
+	'rows of attached tables that could not be made events, and those behind them; look at cqrs.source_dead_letter';
+COMMENT ON INDEX cqrs.parked_row_key IS 'finds the queue of a key, however long the key';
+
+SELECT pg_catalog.pg_extension_config_dump('cqrs.attachment', '');
+SELECT pg_catalog.pg_extension_config_dump('cqrs.received', '');
+SELECT pg_catalog.pg_extension_config_dump('cqrs.arrival', '');
+SELECT pg_catalog.pg_extension_config_dump('cqrs.parked_row', '');
+SELECT pg_catalog.pg_extension_config_dump('cqrs.parked_row_number_seq', '');
+
+CREATE FUNCTION cqrs.attachment_changed() RETURNS trigger
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cqrs_sql_attachment_changed';
+COMMENT ON FUNCTION cqrs.attachment_changed() IS
+	'tells all processes that the attached tables changed, however they were';
+
+CREATE TRIGGER cqrs_attachment_changed
+	AFTER INSERT OR UPDATE OR DELETE OR TRUNCATE ON cqrs.attachment
+	FOR EACH STATEMENT EXECUTE FUNCTION cqrs.attachment_changed();
+ALTER TABLE cqrs.attachment ENABLE ALWAYS TRIGGER cqrs_attachment_changed;
+COMMENT ON TRIGGER cqrs_attachment_changed ON cqrs.attachment IS
+	'also a restore must be heard of';
+
+CREATE FUNCTION cqrs.receive() RETURNS trigger
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cqrs_sql_receive';
+COMMENT ON FUNCTION cqrs.receive() IS 'makes events of the rows that arrive in an attached table';
+
+CREATE FUNCTION cqrs.guard_alter() RETURNS event_trigger
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cqrs_sql_guard_alter';
+COMMENT ON FUNCTION cqrs.guard_alter() IS
+	'refuses to alter an attached table so that its mapping fails';
+
+CREATE EVENT TRIGGER cqrs_alter_guard ON ddl_command_end WHEN TAG IN ('ALTER TABLE')
+	EXECUTE FUNCTION cqrs.guard_alter();
+ALTER EVENT TRIGGER cqrs_alter_guard ENABLE ALWAYS;
+COMMENT ON EVENT TRIGGER cqrs_alter_guard IS
+	'an attached table keeps the columns that its mapping names';
+REVOKE ALL ON FUNCTION cqrs.attachment_changed(), cqrs.receive(), cqrs.guard_alter() FROM PUBLIC;
+
+CREATE FUNCTION cqrs.attach_outbox(
+	relation regclass, source text,
+	format text DEFAULT 'cqrs_views',
+	mapping jsonb DEFAULT NULL,
+	existing_rows text DEFAULT 'take')
+RETURNS bigint
+LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cqrs_sql_attach_outbox';
+COMMENT ON FUNCTION cqrs.attach_outbox(regclass, text, text, jsonb, text) IS
+	'makes events of the rows that arrive in a table, each once; returns how many there were already';
+
+CREATE FUNCTION cqrs.detach_outbox(relation regclass) RETURNS void
+LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cqrs_sql_detach_outbox';
+COMMENT ON FUNCTION cqrs.detach_outbox(regclass) IS
+	'takes a table''s rows no more; what was taken stays known';
+
+CREATE FUNCTION cqrs.retry_source_dead_letters(relation regclass, key text DEFAULT NULL)
+RETURNS bigint
+LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cqrs_sql_retry_source_dead_letters';
+COMMENT ON FUNCTION cqrs.retry_source_dead_letters(regclass, text) IS
+	'makes events of rows that were put aside, up to the first of a key that fails again; returns how many';
+
+CREATE FUNCTION cqrs.discard_source_dead_letters(
+	relation regclass, key text, up_to_number bigint DEFAULT NULL)
+RETURNS bigint
+LANGUAGE c VOLATILE CALLED ON NULL INPUT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cqrs_sql_discard_source_dead_letters';
+COMMENT ON FUNCTION cqrs.discard_source_dead_letters(regclass, text, bigint) IS
+	'forgets rows of a key that were put aside; returns how many';
+
 /* ------------------------------------------------------------ to look at */
 
 CREATE VIEW cqrs.projection AS
@@ -567,8 +700,50 @@ AND NOT EXISTS (
 COMMENT ON VIEW cqrs.dead_letter IS
 	'events that were put aside: those that failed, and those behind them; for the projection''s owner and monitors';
 
+/* The counters of the subscriptions that feed a table are summed. */
+CREATE VIEW cqrs.source_status AS
+SELECT a.source, a.relation, a.format, n.events, n.duplicates, p.rows_parked,
+	l.last_event_id, NULLIF(l.last_position, 0) AS last_position, l.last_event_at,
+	l.last_received_at, l.last_received_at - l.last_event_at AS lag,
+	s.subscriptions, s.subscription_state, s.last_message_at, s.apply_errors, s.sync_errors
+FROM cqrs.attachment a
+CROSS JOIN LATERAL (
+	SELECT COALESCE(pg_catalog.sum(r.events), 0)::bigint AS events,
+		COALESCE(pg_catalog.sum(r.duplicates), 0)::bigint AS duplicates
+	FROM cqrs.arrival r WHERE r.relation = a.relation AND r.source = a.source) n
+LEFT JOIN LATERAL (
+	SELECT r.last_event_id, r.last_position, r.last_event_at, r.last_received_at
+	FROM cqrs.arrival r WHERE r.relation = a.relation AND r.source = a.source
+	ORDER BY r.last_position DESC LIMIT 1) l ON true
+CROSS JOIN LATERAL (
+	SELECT pg_catalog.count(*) AS rows_parked
+	FROM cqrs.parked_row p WHERE p.relation = a.relation) p
+CROSS JOIN LATERAL (
+	SELECT pg_catalog.array_agg(u.subname ORDER BY u.subname) AS subscriptions,
+		pg_catalog.min(CASE WHEN NOT u.subenabled THEN 'disabled' WHEN w.pid IS NULL THEN 'down'
+			WHEN r.srsubstate IN ('r', 's') THEN 'streaming' ELSE 'copying' END) AS subscription_state,
+		pg_catalog.max(w.last_msg_receipt_time) AS last_message_at,
+		pg_catalog.sum(c.apply_error_count)::bigint AS apply_errors,
+		pg_catalog.sum(c.sync_error_count)::bigint AS sync_errors
+	FROM pg_catalog.pg_subscription_rel r
+	JOIN pg_catalog.pg_subscription u ON u.oid = r.srsubid
+	LEFT JOIN pg_catalog.pg_stat_subscription w ON w.subid = u.oid AND w.relid IS NULL AND w.pid IS NOT NULL
+	LEFT JOIN pg_catalog.pg_stat_subscription_stats c ON c.subid = u.oid
+	WHERE r.srrelid = a.relation) s;
+COMMENT ON VIEW cqrs.source_status IS
+	'what each attached table has brought, and how the subscription that feeds it does';
+
+CREATE VIEW cqrs.source_dead_letter WITH (security_barrier) AS
+SELECT p.source, p.relation, p.number, p.key, p.event_id, p.reason, p.sqlstate, p.message,
+	p.context, p.attempts, p.parked_at,
+	CASE WHEN pg_catalog.pg_has_role(c.relowner, 'USAGE') THEN p.row END AS row
+FROM cqrs.parked_row p LEFT JOIN pg_catalog.pg_class c ON c.oid = p.relation
+WHERE pg_catalog.pg_has_role(c.relowner, 'USAGE') OR pg_catalog.pg_has_role('pg_read_all_stats', 'USAGE');
+COMMENT ON VIEW cqrs.source_dead_letter IS
+	'rows of attached tables that could not be made events, and those behind them; for the table''s owner and monitors';
+
 GRANT SELECT ON cqrs.dead_letter, cqrs.projection, cqrs.projection_status, cqrs.worker_status,
-	cqrs.rebuild_progress TO PUBLIC;
+	cqrs.rebuild_progress, cqrs.source_status, cqrs.source_dead_letter TO PUBLIC;
 
 /* tells the launcher, when this commits, that the database has the extension */
 DO $$ BEGIN PERFORM cqrs.current_xid(); END $$;

@@ -32,6 +32,10 @@ DO $$ DECLARE r text; BEGIN
 	END LOOP;
 END $$;
 GRANT USAGE ON SCHEMA regress_owner TO PUBLIC;
+CREATE TABLE regress_owner.arrived (event_id text, aggregate_type text, aggregate_id text, event_type text);
+ALTER TABLE regress_owner.arrived OWNER TO regress_owner;
+SELECT cqrs.attach_outbox('regress_owner.arrived', 'elsewhere');
+INSERT INTO regress_owner.arrived VALUES ('1', 'T', 'arrived', 'Good'), ('2', 'T', '2', NULL);
 GRANT SELECT ON regress_owner.kept, regress_owner.regress_owner_view TO regress_reader;
 SELECT count(cqrs.publish('T', id, type)) FROM (VALUES ('1', 'Good'), ('2', 'Bad')) AS e (id, type);
 SELECT count(*) FROM cqrs.projection WHERE cqrs.wait_for(name, '1 minute');
@@ -79,6 +83,14 @@ INSERT INTO calls VALUES
 	('cqrs.fold(regprocedure, anyelement, cqrs.event[])', 'SELECT cqrs.fold(''ME.reduce(ME.free, cqrs.event)'', NULL::ME.free, VARIADIC ''{}''::cqrs.event[])'),
 	('cqrs.fold(regprocedure, text, text)', 'SELECT cqrs.fold(''ME.reduce(ME.free, cqrs.event)'', ''1''::text)'),
 	('cqrs.fold(regprocedure, anyelement, text, text, bigint)', 'SELECT cqrs.fold(''ME.reduce(ME.free, cqrs.event)'', NULL::ME.free, ''1''::text)'),
+	('cqrs.attach_outbox(regclass, text, text, jsonb, text)',
+		'SELECT cqrs.attach_outbox(''ME.free'', ''s'', ''mapping'', ''{"event_id": "id", "aggregate_type": "id", "aggregate_id": "id", "event_type": "id"}'')'),
+	('cqrs.detach_outbox(regclass)', 'SELECT cqrs.detach_outbox(''regress_owner.arrived'')'),
+	('cqrs.retry_source_dead_letters(regclass, text)', 'SELECT cqrs.retry_source_dead_letters(''regress_owner.arrived'')'),
+	('cqrs.discard_source_dead_letters(regclass, text, bigint)', 'SELECT cqrs.discard_source_dead_letters(''regress_owner.arrived'', ''2'')'),
+	('cqrs.receive()', 'CREATE TRIGGER t AFTER INSERT ON ME.free REFERENCING NEW TABLE AS n EXECUTE FUNCTION cqrs.receive()'),
+	('cqrs.attachment_changed()', 'CREATE TRIGGER t AFTER INSERT ON ME.free EXECUTE FUNCTION cqrs.attachment_changed()'),
+	('cqrs.guard_alter()', 'CREATE EVENT TRIGGER regress_t ON ddl_command_end EXECUTE FUNCTION cqrs.guard_alter()'),
 	('cqrs.get_projection_status()', 'SELECT cqrs.get_projection_status()'),
 	('cqrs.reset_stats(name)', 'SELECT cqrs.reset_stats(''regress_owner'')'),
 	('cqrs.get_worker_status()', 'SELECT cqrs.get_worker_status()'),
@@ -137,12 +149,14 @@ SELECT CASE WHEN what = 'call' THEN regexp_replace(object, '\(.{40,}\)', '(..)')
 FROM attempts JOIN outcomes USING (n) GROUP BY n, object, what ORDER BY n;
 -- the view that shows each role its own
 SELECT role, shown AS dead_letters FROM attempts JOIN outcomes USING (n) WHERE statement = 'SELECT * FROM cqrs.dead_letter' ORDER BY 1;
+SELECT role, shown AS source_dead_letters FROM attempts JOIN outcomes USING (n) WHERE statement = 'SELECT * FROM cqrs.source_dead_letter' ORDER BY 1;
 
 -- procedures that commit are refused in there; by themselves
 \set VERBOSITY sqlstate
 SELECT 'SET ROLE ' || role, 'CALL cqrs.catch_up(''regress_owner'')', 'CALL cqrs.rebuild_projection(''regress_owner'')', 'RESET ROLE' FROM roles ORDER BY role \gexec
 
 \set VERBOSITY terse
+SELECT cqrs.detach_outbox('regress_owner.arrived');
 SELECT count(cqrs.drop_projection(name)) FROM cqrs.projection;
 DROP VIEW members;
 DROP TABLE attempts, calls, outcomes;

@@ -11,6 +11,8 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 
+#include "arrival.h"
+#include "attachment.h"
 #include "cqrs_views.h"
 #include "follow.h"
 #include "guc.h"
@@ -36,6 +38,8 @@ _PG_init(void)
 	cqrs_outbox_init();
 	cqrs_read_table_init();
 	cqrs_projection_init();
+	cqrs_attachment_init();
+	cqrs_arrival_init();
 	cqrs_handler_init();
 	cqrs_handler_register(&cqrs_handler_event_kind);
 	cqrs_handler_register(&cqrs_handler_batch_kind);

@@ -11,6 +11,7 @@
 #include "utils/snapmgr.h"
 
 #include "apply.h"
+#include "attachment.h"
 #include "checkpoint.h"
 #include "define.h"
 #include "guc.h"
@@ -48,6 +49,12 @@ cqrs_define_claim(const Oid *relids, int nrelids, Oid owner)
 		cqrs_read_table_check(relids[i], owner);
 		LockRelationOid(relids[i], ShareRowExclusiveLock);
 		cqrs_read_table_check(relids[i], owner);
+		if (cqrs_attachment_find(relids[i]) != NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_OBJECT_IN_USE),
+					 errmsg("table \"%s\" is attached, and can't be a read table",
+							get_rel_name(relids[i])),
+					 errhint("Use another table, or detach it: see cqrs.detach_outbox.")));
 		other = cqrs_projection_of_table(relids[i]);
 		if (other != NULL)
 			ereport(ERROR,

@@ -1,7 +1,7 @@
 /*
  * outbox.c
  *		The table cqrs.outbox, written: stamp and flag a publishing transaction,
- *		publish, grant, and the trigger of inline projections.
+ *		publish, grant, receive, and the trigger of inline projections.
  *
  * What reads the table is in outbox_read.c.
  */
@@ -15,6 +15,7 @@
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/defrem.h"
+#include "commands/sequence.h"
 #include "commands/tablecmds.h"
 #include "commands/trigger.h"
 #include "miscadmin.h"
@@ -31,6 +32,7 @@
 #include "utils/xid8.h"
 
 #include "compat.h"
+#include "event.h"
 #include "lock.h"
 #include "outbox.h"
 #include "query.h"
@@ -208,6 +210,74 @@ cqrs_outbox_grant(Oid roleid)
 	stmt->grantees = list_make1(role);
 	stmt->behavior = DROP_RESTRICT;
 	ExecuteGrantStmt(stmt);
+}
+
+/* --------------------------------------------- events of other databases */
+
+/*
+ * Throw unless a role may publish in any source's name: a right that publishers
+ * don't have.
+ */
+void
+cqrs_outbox_check_forge(Oid roleid)
+{
+	Oid			relid = cqrs_query_relation("outbox", false);
+
+	if (pg_class_aclcheck(relid, roleid, ACL_INSERT) != ACLCHECK_OK &&
+		pg_attribute_aclcheck(relid, get_attnum(relid, "source"), roleid,
+							  ACL_INSERT) != ACLCHECK_OK)
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("permission denied for column \"source\" of table cqrs.outbox"),
+				 errdetail("Who attaches a table publishes in the source's name."),
+				 errhint("GRANT INSERT (source) ON cqrs.outbox TO %s;",
+						 quote_identifier(GetUserNameFromId(roleid, false)))));
+}
+
+/*
+ * Draw the position of an event that cqrs_outbox_receive is going to insert. Holds
+ * ROW EXCLUSIVE on the outbox from now on, as whoever draws one must: see
+ * horizon.c.
+ */
+int64
+cqrs_outbox_draw_position(void)
+{
+	LockRelationOid(cqrs_query_relation("outbox", false), RowExclusiveLock);
+	return nextval_internal(cqrs_query_relation("outbox_position_seq", false), false);
+}
+
+/*
+ * Insert an event of another database. values and nulls have the columns of
+ * cqrs.event; position, event_id and source are given apart, and what else is null
+ * and must not be gets its default.
+ */
+void
+cqrs_outbox_receive(int64 position, const pg_uuid_t *event_id, const char *source,
+					Datum *values, bool *nulls)
+{
+	static CqrsQuery query = {
+		.sql = "INSERT INTO cqrs.outbox (position, event_id, source, aggregate_type,"
+		" aggregate_id, aggregate_version, event_type, payload, metadata, occurred_at)"
+		" OVERRIDING SYSTEM VALUE VALUES ($1, $2, $3, $4, $5, $6, $7, coalesce($8, '{}'),"
+		" coalesce($9, '{}'), coalesce($10, clock_timestamp()))",
+		.nargs = CQRS_EVENT_NCOLUMNS,
+		.argtypes = {INT8OID, UUIDOID, TEXTOID, TEXTOID, TEXTOID, INT8OID, TEXTOID, JSONBOID,
+		JSONBOID, TIMESTAMPTZOID}
+	};
+	Datum		args[CQRS_EVENT_NCOLUMNS];
+	char		marks[CQRS_EVENT_NCOLUMNS];
+
+	for (int i = 0; i < CQRS_EVENT_NCOLUMNS; i++)
+	{
+		args[i] = values[i];
+		marks[i] = nulls[i] ? 'n' : ' ';
+	}
+	args[CQRS_EVENT_POSITION - 1] = Int64GetDatum(position);
+	args[CQRS_EVENT_EVENT_ID - 1] = UUIDPGetDatum(event_id);
+	args[CQRS_EVENT_SOURCE - 1] = CStringGetTextDatum(source);
+	marks[CQRS_EVENT_POSITION - 1] = marks[CQRS_EVENT_EVENT_ID - 1] =
+		marks[CQRS_EVENT_SOURCE - 1] = ' ';
+	cqrs_query_run(&query, args, marks, NULL, NULL);
 }
 
 /* -------------------------------------------------------- inline trigger */

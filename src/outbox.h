@@ -7,6 +7,7 @@
 #define CQRS_OUTBOX_H
 
 #include "access/transam.h"
+#include "utils/uuid.h"
 
 /* publishing */
 extern void cqrs_outbox_init(void);
@@ -17,6 +18,12 @@ extern FullTransactionId cqrs_outbox_stamp(void);
 extern bool cqrs_outbox_published_here(void);
 extern int64 cqrs_outbox_publish(Datum *values, const char *nulls);
 extern void cqrs_outbox_grant(Oid roleid);
+
+/* events of other databases */
+extern void cqrs_outbox_check_forge(Oid roleid);
+extern int64 cqrs_outbox_draw_position(void);
+extern void cqrs_outbox_receive(int64 position, const pg_uuid_t *event_id, const char *source,
+								Datum *values, bool *nulls);
 
 /* the inline trigger */
 extern void cqrs_outbox_check_select(Oid roleid, const char *detail);

@@ -16,6 +16,7 @@
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 
+#include "attachment.h"
 #include "follow.h"
 #include "guc.h"
 #include "outbox.h"
@@ -24,7 +25,7 @@
 #include "read_table.h"
 #include "sql_guard.h"
 
-/* a read table that a command dropped */
+/* a table of ours that a command dropped */
 typedef struct DroppedTable
 {
 	Oid			relid;			/* InvalidOid where there is none */
@@ -38,7 +39,9 @@ PG_FUNCTION_INFO_V1(cqrs_sql_guard_names);
 PG_FUNCTION_INFO_V1(cqrs_sql_registry_changed);
 
 static ArrayType *missing_read_tables(void);
-static bool dropped_table(TupleTableSlot *slot, void *arg);
+static ArrayType *missing_attached_tables(void);
+static DroppedTable dropped_table(ArrayType *missing, const char *trigger);
+static bool keep_dropped(TupleTableSlot *slot, void *arg);
 static void require_event_trigger(FunctionCallInfo fcinfo);
 static TriggerData *trigger_data(FunctionCallInfo fcinfo);
 static Datum trigger_row(TriggerData *trigdata);
@@ -67,7 +70,7 @@ cqrs_sql_guard_outbox(PG_FUNCTION_ARGS)
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot replicate into cqrs.outbox"),
 				 errdetail("Positions and transaction ids of another database mean nothing in this one."),
-				 errhint("Replicate into a table of your own, and insert its rows into cqrs.outbox.")));
+				 errhint("Replicate into a table of your own, and attach it: see cqrs.attach_outbox.")));
 	return trigger_row(trigdata);
 }
 
@@ -107,42 +110,30 @@ cqrs_sql_guard_read_table(PG_FUNCTION_ARGS)
  * cqrs.guard_drop() RETURNS event_trigger
  *
  * After each command that dropped anything: refuses that it dropped a read table,
- * by CASCADE and DROP OWNED too, unless the setting cqrs_views.allow_writes is
- * on. A table without its write guard goes: its owner has taken that off by
- * hand, as pg_restore --clean does before it drops tables. drop_projection has
- * removed the projection before its tables.
+ * or an attached one, by CASCADE and DROP OWNED too, unless the setting
+ * cqrs_views.allow_writes is on. A table without its trigger goes: its owner has
+ * taken that off by hand, as pg_restore --clean does before it drops tables.
+ * drop_projection has removed the projection before its tables.
  */
 Datum
 cqrs_sql_guard_drop(PG_FUNCTION_ARGS)
 {
-	static CqrsQuery query = {
-		.sql = "SELECT t.objid, t.object_name"
-		" FROM pg_event_trigger_dropped_objects() t"
-		" WHERE t.classid = 'pg_class'::regclass AND t.objid = ANY ($1) AND t.objsubid = 0"
-		" AND EXISTS (SELECT FROM pg_event_trigger_dropped_objects() g"
-		"  WHERE g.classid = 'pg_trigger'::regclass"
-		"  AND g.address_names = t.address_names || '" CQRS_READ_TABLE_GUARD "'::text)"
-		" ORDER BY t.object_identity LIMIT 1",
-		.flags = CQRS_QUERY_LATEST,
-		.nargs = 1,
-		.argtypes = {OIDARRAYOID}
-	};
-	DroppedTable dropped = {InvalidOid};
+	DroppedTable dropped;
 	CqrsProjection *projection;
-	ArrayType  *missing;
-	Datum		arg;
 
 	require_event_trigger(fcinfo);
 	if (cqrs_guc_allow_writes || IsBinaryUpgrade ||
 		!OidIsValid(cqrs_query_relation("registry", true)))
 		PG_RETURN_NULL();
 
-	/* caches tell, as a rule, that none of ours is among what was dropped */
-	missing = missing_read_tables();
-	if (missing == NULL)
-		PG_RETURN_NULL();
-	arg = PointerGetDatum(missing);
-	cqrs_query_run(&query, &arg, NULL, dropped_table, &dropped);
+	dropped = dropped_table(missing_attached_tables(), CQRS_ATTACHMENT_TRIGGER);
+	if (OidIsValid(dropped.relid))
+		ereport(ERROR,
+				(errcode(ERRCODE_DEPENDENT_OBJECTS_STILL_EXIST),
+				 errmsg("cannot drop table \"%s\" because it is attached", NameStr(dropped.name)),
+				 errhint("Detach it first: SELECT cqrs.detach_outbox(%s);",
+						 quote_literal_cstr(quote_identifier(NameStr(dropped.name))))));
+	dropped = dropped_table(missing_read_tables(), CQRS_READ_TABLE_GUARD);
 	projection = OidIsValid(dropped.relid) ? cqrs_projection_of_table(dropped.relid) : NULL;
 	if (projection == NULL)
 		PG_RETURN_NULL();
@@ -217,9 +208,57 @@ missing_read_tables(void)
 	return DatumGetArrayTypeP(makeArrayResult(state, CurrentMemoryContext));
 }
 
+/* The same for tables that are attached. */
+static ArrayType *
+missing_attached_tables(void)
+{
+	ArrayBuildState *state = NULL;
+	ListCell   *lc;
+
+	foreach(lc, cqrs_attachment_list())
+	{
+		Oid			relid = ((CqrsAttachment *) lfirst(lc))->relid;
+
+		if (get_rel_relkind(relid) == '\0')
+			state = accumArrayResult(state, ObjectIdGetDatum(relid), false, OIDOID,
+									 CurrentMemoryContext);
+	}
+	if (state == NULL)
+		return NULL;
+	return DatumGetArrayTypeP(makeArrayResult(state, CurrentMemoryContext));
+}
+
+/*
+ * The first of these tables (NULL = none) that the current command dropped together
+ * with its trigger of that name; relid is InvalidOid where it dropped none.
+ */
+static DroppedTable
+dropped_table(ArrayType *missing, const char *trigger)
+{
+	static CqrsQuery query = {
+		.sql = "SELECT t.objid, t.object_name"
+		" FROM pg_event_trigger_dropped_objects() t"
+		" WHERE t.classid = 'pg_class'::regclass AND t.objid = ANY ($1) AND t.objsubid = 0"
+		" AND EXISTS (SELECT FROM pg_event_trigger_dropped_objects() g"
+		"  WHERE g.classid = 'pg_trigger'::regclass"
+		"  AND g.address_names = t.address_names || $2)"
+		" ORDER BY t.object_identity LIMIT 1",
+		.flags = CQRS_QUERY_LATEST,
+		.nargs = 2,
+		.argtypes = {OIDARRAYOID, TEXTOID}
+	};
+	DroppedTable dropped = {InvalidOid};
+	Datum		args[2] = {PointerGetDatum(missing), CStringGetTextDatum(trigger)};
+
+	/* caches tell, as a rule, that none of ours is among what was dropped */
+	if (missing != NULL)
+		cqrs_query_run(&query, args, NULL, keep_dropped, &dropped);
+	return dropped;
+}
+
 /* A CqrsRowFn. */
 static bool
-dropped_table(TupleTableSlot *slot, void *arg)
+keep_dropped(TupleTableSlot *slot, void *arg)
 {
 	DroppedTable *dropped = (DroppedTable *) arg;
 	bool		isnull;

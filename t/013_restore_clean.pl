@@ -18,6 +18,10 @@ create_log_projection($node, 'shop', 'p');
 create_log_projection($node, 'shop', 'at_once', arguments => "mode => 'inline'");
 $node->safe_psql('shop',
 	"SELECT cqrs.create_view('ends', 'SELECT aggregate_id, cqrs.last(event_type) FROM events GROUP BY 1')");
+$node->safe_psql('shop', q{
+	CREATE TABLE arrived (event_id int PRIMARY KEY, aggregate_type text, aggregate_id text, event_type text);
+	SELECT cqrs.attach_outbox('arrived', 'elsewhere');
+	INSERT INTO arrived VALUES (1, 'T', 'a', 'E'), (2, 'T', 'b', NULL), (3, 'T', 'b', 'E')});
 publish($node, 'shop', 20);
 handled_once($node, 'shop', $_, "before, $_") foreach qw(p at_once);
 
@@ -36,7 +40,14 @@ is($node->safe_psql('shop', $rows), $before, 'and is as it was');
 $node->command_ok([ 'pg_restore', '--clean', '--exit-on-error', '-d', 'shop', $dump ], 'pg_restore --clean');
 is($node->safe_psql('shop', $rows), $before, 'the read table is there again');
 is($node->safe_psql('shop', 'SELECT evtname, evtenabled FROM pg_event_trigger ORDER BY evtname'),
-	"cqrs_drop_guard|A\ncqrs_names_after|A\ncqrs_names_before|A", 'and so are its guards');
+	"cqrs_alter_guard|A\ncqrs_drop_guard|A\ncqrs_names_after|A\ncqrs_names_before|A", 'and so are its guards');
+$node->safe_psql('shop', q{DELETE FROM arrived; INSERT INTO arrived VALUES (1, 'T', 'a', 'E'), (2, 'T', 'b', NULL), (4, 'T', 'b', 'E')});
+is($node->safe_psql('shop', q{SELECT (SELECT count(*) FROM cqrs.outbox WHERE source = 'elsewhere'), events, duplicates, rows_parked FROM cqrs.source_status}),
+	'1|1|2|3', 'an attached table is attached again, and knows what it brought');
+is($node->safe_psql('shop', q{SELECT tgname, tgenabled FROM pg_trigger WHERE tgrelid = 'arrived'::regclass ORDER BY 1}),
+	"cqrs_receive|A\ncqrs_receive_replica|R", 'its triggers fire as before');
+my (undef, undef, $refused) = $node->psql('shop', 'DROP TABLE arrived');
+like($refused, qr/cannot drop table "arrived" because it is attached/, 'and it is guarded');
 foreach my $table (qw(p_log at_once_log ends ends_state))
 {
 	my ($status, $output, $errors) = $node->psql('shop', "DROP TABLE $table");

@@ -1,0 +1,94 @@
+-- A row that can't be made an event does not stop the others: it is put aside, with later ones of its key, and tried again on demand.
+CREATE EXTENSION IF NOT EXISTS cqrs_views;
+CREATE SCHEMA attach_parking;
+SET search_path = attach_parking;
+CREATE TABLE t (id text, type text, who text, version int, body text);
+CREATE FUNCTION attach(payload text) RETURNS bigint LANGUAGE sql AS $$
+	SELECT cqrs.attach_outbox('t', 's', 'mapping', jsonb_build_object('event_id', 'id', 'aggregate_type', '''T''', 'aggregate_id', 'who',
+		'aggregate_version', 'version', 'event_type', 'type', 'payload', payload), existing_rows => 'leave') $$;
+CREATE VIEW parked AS SELECT row->>'id' AS id, key, reason, sqlstate, message, attempts FROM cqrs.source_dead_letter ORDER BY number;
+CREATE VIEW taken AS SELECT aggregate_id, string_agg(aggregate_version || ':' || payload::text, ' ' ORDER BY position) AS versions FROM cqrs.outbox GROUP BY 1 ORDER BY 1;
+SELECT attach('body');
+
+-- what is wrong with each, and whom it holds up; in one statement
+INSERT INTO t VALUES ('1', 'E', 'a', 1, '{}'), ('2', 'E', 'a', 2, 'oops'), ('3', 'E', 'b', 1, '{}'), ('4', 'E', 'a', 3, '{}'), ('5', NULL, 'c', 1, '{}'),
+	('6', 'E', NULL, 1, '{}'), (NULL, 'E', 'd', 1, '{}'), ('7', 'E', 'c', 2, '{}'), ('8', 'E', 'e', 1, '"\u0000"'), ('9', 'E', 'b', 2, '{"n": 1}');
+SELECT * FROM parked;
+SELECT * FROM taken;
+-- row by row, and from then on
+INSERT INTO t VALUES ('10', 'E', 'a', 4, '{}');
+INSERT INTO t VALUES ('11', 'E', 'b', 3, '{}');
+COPY t FROM stdin;
+12	E	d	2	{}
+13	E	e	2	oops
+\.
+SELECT * FROM parked WHERE id::int >= 10;
+-- what comes again is not put aside again
+INSERT INTO t SELECT * FROM t;
+SELECT events, duplicates, rows_parked FROM cqrs.source_status;
+SELECT count(*) FROM cqrs.received WHERE position IS NULL;
+
+-- nothing is mended: each key is tried once, and stays as it is
+SELECT cqrs.retry_source_dead_letters('t');
+SELECT id, reason, attempts FROM parked;
+-- a mapping that takes what is wrong for what it may have meant; until there is one, the rows wait
+SELECT cqrs.detach_outbox('t');
+SELECT count(*) FROM parked;
+SELECT cqrs.retry_source_dead_letters('t');
+SELECT attach($$CASE WHEN body ~ '^[[{"]' THEN body ELSE to_json(body)::text END$$);
+-- one key; what comes in the meantime is behind what is left
+SELECT cqrs.retry_source_dead_letters('t', 'a');
+INSERT INTO t VALUES ('14', 'E', 'a', 5, '{}'), ('15', 'E', 'e', 3, '{}');
+SELECT * FROM taken;
+SELECT id, key, reason FROM parked;
+-- all others; those that have no type, key or id are for good, as is the one with what no text may have
+SELECT cqrs.retry_source_dead_letters('t');
+SELECT * FROM parked;
+-- forget some: up to a number, of a key, and of no key
+SELECT cqrs.discard_source_dead_letters('t', 'c', (SELECT min(number) FROM cqrs.source_dead_letter WHERE key = 'c'));
+SELECT cqrs.retry_source_dead_letters('t', 'c');
+SELECT cqrs.discard_source_dead_letters('t', 'e'), cqrs.discard_source_dead_letters('t', NULL), cqrs.discard_source_dead_letters('t', 'nobody');
+SELECT cqrs.discard_source_dead_letters('t', 'd', 0);
+SELECT * FROM parked;
+SELECT * FROM taken;
+-- what was forgotten does not come back
+INSERT INTO t SELECT * FROM t WHERE type IS NULL OR who = 'e';
+SELECT events, duplicates, rows_parked FROM cqrs.source_status;
+-- an id that is found later: the row that came again meanwhile is the event, and the one put aside is none
+SELECT cqrs.detach_outbox('t');
+SELECT cqrs.attach_outbox('t', 's', 'mapping', '{"event_id": "coalesce(id, who || version)", "aggregate_type": "type", "aggregate_id": "who", "event_type": "type", "aggregate_version": "version", "payload": "body"}', 'leave');
+SELECT count(*) FROM parked;
+SELECT cqrs.retry_source_dead_letters('t');
+INSERT INTO t VALUES (NULL, 'E', 'd', 1, '{}');
+SELECT * FROM taken WHERE aggregate_id = 'd';
+SELECT count(*) FROM parked;
+
+-- a row with columns of all kinds, and one that was dropped, survives being put aside
+CREATE TYPE mood AS ENUM ('sad', 'happy');
+CREATE TABLE kinds (gone int, id uuid, a int[], b bytea, c timestamptz, d mood, e json, f interval, g numeric, h point, i jsonb, j char(3), k text);
+ALTER TABLE kinds DROP gone;
+SELECT cqrs.attach_outbox('kinds', 'kinds', 'mapping', '{"event_id": "id", "aggregate_type": "''T''", "aggregate_id": "d", "event_type": "nullif(k, ''not yet'')",
+	"payload": "jsonb_build_object(''a'', a, ''b'', b, ''c'', c, ''d'', d, ''e'', e, ''f'', f, ''g'', g, ''h'', h::text, ''i'', i, ''j'', j)"}');
+INSERT INTO kinds VALUES ('00000000-0000-0000-0000-00000000000a', '{1,NULL}', '\x00ff', '2020-01-01 12:00:00.123456+02', 'happy', '{"x":  1, "x": 2}', '1 mon 2 days', 1.10, '(1,2)', '"ä"', 'x', 'not yet');
+SELECT message FROM parked;
+SELECT cqrs.detach_outbox('kinds');
+SELECT cqrs.attach_outbox('kinds', 'kinds', 'mapping', '{"event_id": "id", "aggregate_type": "''T''", "aggregate_id": "d", "event_type": "k",
+	"payload": "jsonb_build_object(''a'', a, ''b'', b, ''c'', c, ''d'', d, ''e'', e, ''f'', f, ''g'', g, ''h'', h::text, ''i'', i, ''j'', j)"}', 'leave');
+SELECT cqrs.retry_source_dead_letters('kinds');
+SELECT event_type, payload FROM cqrs.outbox WHERE source = 'kinds';
+
+-- what is nobody's fault is thrown, so that whoever inserts tries again; so is what is wrong with the mapping as a whole
+CREATE FUNCTION fails(code text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RAISE EXCEPTION 'so it is' USING ERRCODE = code; END $$;
+CREATE TABLE u (id text, code text);
+SELECT cqrs.attach_outbox('u', 'u', 'mapping', '{"event_id": "id", "aggregate_type": "''T''", "aggregate_id": "id", "event_type": "fails(code)"}');
+INSERT INTO u VALUES ('1', '40001');
+INSERT INTO u VALUES ('2', '57014'), ('3', 'P0001');
+INSERT INTO u VALUES ('4', 'P0001');
+DROP FUNCTION fails;
+INSERT INTO u VALUES ('5', 'P0001');
+SELECT id, sqlstate, message FROM parked;
+SELECT count(*) FROM u;
+
+DROP VIEW taken, parked;
+DROP EXTENSION cqrs_views;
+DROP SCHEMA attach_parking CASCADE;

@@ -1,0 +1,76 @@
+-- Who may attach a table, see what was put aside, and retry it; and as whom a mapping runs.
+CREATE EXTENSION IF NOT EXISTS cqrs_views;
+CREATE ROLE regress_attacher;
+CREATE ROLE regress_member IN ROLE regress_attacher;
+CREATE ROLE regress_inserter;
+CREATE ROLE regress_monitor IN ROLE pg_read_all_stats;
+CREATE SCHEMA attach_rights;
+GRANT ALL ON SCHEMA attach_rights TO PUBLIC;
+SET search_path = attach_rights;
+\set VERBOSITY default
+SET ROLE regress_attacher;
+CREATE TABLE t (id text, who text, body text);
+GRANT INSERT ON t TO PUBLIC;
+CREATE FUNCTION attach() RETURNS bigint LANGUAGE sql AS $$ SELECT cqrs.attach_outbox('t', 's', 'mapping', '{"event_id": "id", "aggregate_type": "''T''", "aggregate_id": "who",
+	"event_type": "attach_rights.as_whom(id)", "payload": "body"}') $$;
+CREATE FUNCTION as_whom(id text) RETURNS text LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN current_user || ', ' || current_setting('IntervalStyle'); END $$;
+SET IntervalStyle = 'iso_8601';
+-- the table is not enough: the source's name is at stake
+SELECT attach();
+RESET ROLE;
+SELECT cqrs.grant_publish('regress_attacher');
+SET ROLE regress_attacher;
+SELECT attach();
+RESET ROLE;
+GRANT INSERT (source) ON cqrs.outbox TO regress_attacher;
+-- nor is that enough without the table
+GRANT INSERT ON cqrs.outbox TO regress_inserter;
+SET ROLE regress_inserter;
+SELECT attach();
+SET ROLE regress_attacher;
+SELECT attach();
+-- whoever inserts: the mapping runs as the table's owner, with the settings of when it was attached
+RESET ROLE;
+SET IntervalStyle = 'postgres';
+INSERT INTO t VALUES ('1', 'a', '{}');
+SET ROLE regress_inserter;
+INSERT INTO t VALUES ('2', 'a', '{}'), ('3', 'b', 'oops');
+RESET ROLE;
+SELECT source, event_type FROM cqrs.outbox ORDER BY position;
+-- a function that somebody else could replace does not run as the owner
+SET ROLE regress_inserter;
+CREATE FUNCTION theirs(id text) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT id $$;
+SET ROLE regress_attacher;
+CREATE TABLE other (id text);
+SELECT cqrs.attach_outbox('other', 's', 'mapping', '{"event_id": "id", "aggregate_type": "id", "aggregate_id": "id", "event_type": "attach_rights.theirs(id)"}');
+-- what was put aside: for the owner, members of it, and monitors, who don't see the row
+SELECT row, message FROM cqrs.source_dead_letter;
+SET ROLE regress_member;
+SELECT row, message FROM cqrs.source_dead_letter;
+SELECT cqrs.retry_source_dead_letters('t');
+SET ROLE regress_monitor;
+SELECT row, message FROM cqrs.source_dead_letter;
+SELECT source, relation, events, rows_parked FROM cqrs.source_status;
+SET ROLE regress_inserter;
+SELECT row, message FROM cqrs.source_dead_letter;
+SELECT source, relation, events, rows_parked FROM cqrs.source_status;
+SELECT cqrs.retry_source_dead_letters('t');
+SELECT cqrs.discard_source_dead_letters('t', 'b');
+SELECT cqrs.detach_outbox('t');
+SELECT * FROM cqrs.received;
+-- another owner of the table must not run what this one wrote
+RESET ROLE;
+ALTER TABLE t OWNER TO regress_inserter;
+REASSIGN OWNED BY regress_attacher TO regress_inserter;
+INSERT INTO t VALUES ('4', 'a', '{}');
+SELECT cqrs.detach_outbox('t');
+SET ROLE regress_inserter;
+SELECT cqrs.discard_source_dead_letters('t', 'b');
+-- a superuser attaches it for its owner
+RESET ROLE;
+SELECT cqrs.attach_outbox('t', 's', 'mapping', '{"event_id": "id", "aggregate_type": "''T''", "aggregate_id": "who", "event_type": "attach_rights.as_whom(id)", "payload": "body"}', 'leave');
+INSERT INTO t VALUES ('4', 'a', '{}');
+SELECT source, event_type FROM cqrs.outbox ORDER BY position;
+DROP EXTENSION cqrs_views;
+DROP SCHEMA attach_rights CASCADE;
+DROP ROLE regress_attacher, regress_member, regress_inserter, regress_monitor;

@@ -1,0 +1,416 @@
+/*
+ * attachment.c
+ *		The table cqrs.attachment: tables whose rows become events.
+ *
+ * Two triggers on each call cqrs.receive. The apply process of a subscription
+ * fires row triggers only; its initial copy, like any other statement, has a
+ * transition table, whose rows can be brought into the source's order. So one
+ * trigger is for each statement, ALWAYS, and one for each row, for replicas only;
+ * that one declares a transition table, too, and is given none where there is no
+ * statement: so it knows, by PostgreSQL's own doing, whether it is its turn. A row
+ * trigger with a transition table also keeps the table from becoming a partition
+ * or a child.
+ *
+ * All rows are cached in this process, as projections are: every change sends, by
+ * a trigger, a relcache invalidation for the table. What an expression means may
+ * change with an attached table, or with functions and types, so that makes the
+ * cache stale, too. One that became stale is not freed before the transaction
+ * ends, since code further up the stack may be using it.
+ */
+#include "postgres.h"
+
+#include "access/xact.h"
+#include "catalog/catalog.h"
+#include "catalog/dependency.h"
+#include "catalog/namespace.h"
+#include "catalog/pg_class.h"
+#include "catalog/pg_extension.h"
+#include "catalog/pg_inherits.h"
+#include "catalog/pg_trigger.h"
+#include "catalog/pg_type.h"
+#include "commands/extension.h"
+#include "commands/trigger.h"
+#include "miscadmin.h"
+#include "nodes/makefuncs.h"
+#include "utils/builtins.h"
+#include "utils/inval.h"
+#include "utils/lsyscache.h"
+#include "utils/memutils.h"
+#include "utils/syscache.h"
+
+#include "attachment.h"
+#include "compat.h"
+#include "projection.h"
+
+#define ROW_TRIGGER CQRS_ATTACHMENT_TRIGGER "_replica"
+
+/* a generation of the cache */
+typedef struct Attachments
+{
+	MemoryContext context;
+	List	   *list;			/* of CqrsAttachment, by relid */
+} Attachments;
+
+static Attachments *attachments = NULL;
+static Oid	attachments_relid = InvalidOid;
+static bool attachments_stale = true;
+static List *retired = NIL;		/* memory contexts, to free at transaction end */
+
+static Attachments *attachments_current(void);
+static void attachments_relcache_callback(Datum arg, Oid relid);
+static void attachments_syscache_callback(Datum arg, int cacheid, uint32 hashvalue);
+static void attachments_xact_callback(XactEvent event, void *arg);
+static bool attachments_add_row(TupleTableSlot *slot, void *arg);
+static Oid	table_owner(Oid relid);
+static void refuse_table(Oid relid, const char *detail, const char *hint);
+static void add_trigger(Oid relid, const char *name, bool row, char fires_when);
+static void drop_trigger(Oid relid, const char *name);
+
+/* Called once per process, from _PG_init. */
+void
+cqrs_attachment_init(void)
+{
+	CacheRegisterRelcacheCallback(attachments_relcache_callback, (Datum) 0);
+	CacheRegisterSyscacheCallback(PROCOID, attachments_syscache_callback, (Datum) 0);
+	CacheRegisterSyscacheCallback(TYPEOID, attachments_syscache_callback, (Datum) 0);
+	RegisterXactCallback(attachments_xact_callback, NULL);
+}
+
+/* A row of cqrs.attachment was changed by the current statement: tell all processes. */
+void
+cqrs_attachment_changed(void)
+{
+	CacheInvalidateRelcacheByRelid(cqrs_query_relation("attachment", false));
+}
+
+/* All attached tables of this database; some may be gone. */
+List *
+cqrs_attachment_list(void)
+{
+	return attachments_current()->list;
+}
+
+/* A table's attachment; NULL where it is not attached. */
+CqrsAttachment *
+cqrs_attachment_find(Oid relid)
+{
+	ListCell   *lc;
+
+	foreach(lc, cqrs_attachment_list())
+		if (((CqrsAttachment *) lfirst(lc))->relid == relid)
+			return lfirst(lc);
+	return NULL;
+}
+
+/* The same; throws where it is not attached. */
+CqrsAttachment *
+cqrs_attachment_get(Oid relid)
+{
+	CqrsAttachment *attachment = cqrs_attachment_find(relid);
+
+	if (attachment == NULL)
+	{
+		if (get_rel_name(relid) == NULL)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_TABLE),
+					 errmsg("relation with OID %u does not exist", relid)));
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_OBJECT),
+				 errmsg("table \"%s\" is not attached", get_rel_name(relid)),
+				 errhint("SELECT relation FROM cqrs.source_status; lists those that are.")));
+	}
+	return attachment;
+}
+
+/* Throw unless a role may attach or detach a table, and it is one that can be. */
+void
+cqrs_attachment_check_table(Oid relid, Oid role)
+{
+	char	   *nspname;
+	CqrsProjection *projection;
+
+	if (get_rel_name(relid) == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("relation with OID %u does not exist", relid)));
+	nspname = get_namespace_name(get_rel_namespace(relid));
+	if (relid == cqrs_query_relation("outbox", false))
+		refuse_table(relid, "Its rows are events already, of this database.",
+					 "Have another database's events arrive in a table of your own, and attach that.");
+	if (IsCatalogNamespace(get_rel_namespace(relid)) || strcmp(nspname, "cqrs") == 0)
+		refuse_table(relid, "It belongs to the system.", "Attach a table of your own.");
+	if (get_rel_relkind(relid) != RELKIND_RELATION || get_rel_relispartition(relid) ||
+		has_superclass(relid) ||
+		(has_subclass(relid) && find_inheritance_children(relid, NoLock) != NIL))
+		refuse_table(relid, "Only an ordinary table can be, not partitioned, a partition, or part of an inheritance tree: its triggers would not see every row.",
+					 "Have the rows arrive in an ordinary table.");
+	if (get_rel_persistence(relid) == RELPERSISTENCE_TEMP)
+		refuse_table(relid, "It is a temporary table.", "Have the rows arrive in a permanent table.");
+	projection = cqrs_projection_of_table(relid);
+	if (projection != NULL)
+		refuse_table(relid, psprintf("It is a read table: projection \"%s\" maintains it.",
+									 NameStr(projection->name)),
+					 "To publish what a projection computes, publish from its handler.");
+	if (!cqrs_compat_class_ownercheck(relid, role))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be owner of table \"%s\"", get_rel_name(relid)),
+				 errhint("SET ROLE %s;",
+						 quote_identifier(GetUserNameFromId(table_owner(relid), false)))));
+}
+
+/*
+ * Throw unless the table still belongs to whom the expressions were written for:
+ * they run as the owner, and the table's columns are the owner's to change.
+ */
+void
+cqrs_attachment_verify(const CqrsAttachment *attachment)
+{
+	char	   *relname = get_rel_name(attachment->relid);
+
+	if (relname == NULL)
+		ereport(ERROR,
+				(errcode(ERRCODE_UNDEFINED_TABLE),
+				 errmsg("attached table with OID %u does not exist", attachment->relid)));
+	if (table_owner(attachment->relid) != attachment->owner)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("attached table \"%s\" has another owner now", relname),
+				 errdetail("Its mapping would run as \"%s\", who did not write it.",
+						   GetUserNameFromId(table_owner(attachment->relid), false)),
+				 errhint("Detach it, and attach it again: SELECT cqrs.detach_outbox(%s);",
+						 quote_literal_cstr(quote_qualified_identifier(get_namespace_name(get_rel_namespace(attachment->relid)),
+																	   relname)))));
+}
+
+/*
+ * Attach a table, with the session's current settings, and put the triggers on
+ * it. The caller has checked it, and holds SHARE ROW EXCLUSIVE on it. The triggers
+ * go with the extension, without CASCADE.
+ */
+void
+cqrs_attachment_insert(Oid relid, const char *source, const char *format, Jsonb *mapping)
+{
+	static CqrsQuery query = {
+		.sql = "INSERT INTO cqrs.attachment (relation, source, format, mapping, owner, settings)"
+		" VALUES ($1, $2, $3, $4, $5, $6)",
+		.nargs = 6,
+		.argtypes = {REGCLASSOID, TEXTOID, TEXTOID, JSONBOID, REGROLEOID, TEXTARRAYOID}
+	};
+	Datum		args[6] = {
+		ObjectIdGetDatum(relid), CStringGetTextDatum(source), CStringGetTextDatum(format),
+		JsonbPGetDatum(mapping), ObjectIdGetDatum(table_owner(relid)), cqrs_query_save_settings()
+	};
+
+	cqrs_query_run(&query, args, mapping == NULL ? "   n  " : NULL, NULL, NULL);
+	drop_trigger(relid, CQRS_ATTACHMENT_TRIGGER);
+	drop_trigger(relid, ROW_TRIGGER);
+	add_trigger(relid, CQRS_ATTACHMENT_TRIGGER, false, TRIGGER_FIRES_ALWAYS);
+	add_trigger(relid, ROW_TRIGGER, true, TRIGGER_FIRES_ON_REPLICA);
+}
+
+/* Detach a table, and take the triggers off it. Takes ACCESS EXCLUSIVE. */
+void
+cqrs_attachment_delete(Oid relid)
+{
+	static CqrsQuery query = {
+		.sql = "DELETE FROM cqrs.attachment WHERE relation = $1",
+		.nargs = 1,
+		.argtypes = {REGCLASSOID}
+	};
+	Datum		arg = ObjectIdGetDatum(relid);
+
+	cqrs_query_run(&query, &arg, NULL, NULL, NULL);
+	drop_trigger(relid, CQRS_ATTACHMENT_TRIGGER);
+	drop_trigger(relid, ROW_TRIGGER);
+}
+
+/* Forget the tables that are gone: they were dropped after their triggers. */
+void
+cqrs_attachment_prune(void)
+{
+	static CqrsQuery query = {
+		.sql = "DELETE FROM cqrs.attachment a"
+		" WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = a.relation)"
+	};
+
+	cqrs_query_run(&query, NULL, NULL, NULL, NULL);
+}
+
+/* ----------------------------------------------------------------- cache */
+
+static Attachments *
+attachments_current(void)
+{
+	static CqrsQuery query = {
+		.sql = "SELECT relation::oid, source, format, mapping, owner::oid, settings"
+		" FROM cqrs.attachment ORDER BY relation::oid",
+		.flags = CQRS_QUERY_LATEST
+	};
+	MemoryContext context;
+	Attachments *fresh;
+
+	if (attachments != NULL && !attachments_stale)
+		return attachments;
+
+	context = AllocSetContextCreate(TopMemoryContext, "cqrs_views attachments",
+									ALLOCSET_SMALL_SIZES);
+	fresh = MemoryContextAllocZero(context, sizeof(Attachments));
+	fresh->context = context;
+
+	/* before reading: what changes while we read makes the result stale again */
+	attachments_relid = cqrs_query_relation("attachment", false);
+	attachments_stale = false;
+	PG_TRY();
+	{
+		cqrs_query_run(&query, NULL, NULL, attachments_add_row, fresh);
+	}
+	PG_CATCH();
+	{
+		attachments_stale = true;
+		MemoryContextDelete(context);
+		PG_RE_THROW();
+	}
+	PG_END_TRY();
+
+	if (attachments != NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
+
+		retired = lappend(retired, attachments->context);
+		MemoryContextSwitchTo(old);
+	}
+	attachments = fresh;
+	return attachments;
+}
+
+static void
+attachments_relcache_callback(Datum arg, Oid relid)
+{
+	ListCell   *lc;
+
+	if (!OidIsValid(relid) || relid == attachments_relid)
+		attachments_stale = true;
+	if (attachments == NULL || attachments_stale)
+		return;
+	foreach(lc, attachments->list)
+		if (((CqrsAttachment *) lfirst(lc))->relid == relid)
+			attachments_stale = true;
+}
+
+static void
+attachments_syscache_callback(Datum arg, int cacheid, uint32 hashvalue)
+{
+	if (attachments != NULL && attachments->list != NIL)
+		attachments_stale = true;
+}
+
+static void
+attachments_xact_callback(XactEvent event, void *arg)
+{
+	ListCell   *lc;
+
+	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT &&
+		event != XACT_EVENT_PREPARE)
+		return;
+	foreach(lc, retired)
+		MemoryContextDelete(lfirst(lc));
+	list_free(retired);
+	retired = NIL;
+}
+
+static bool
+attachments_add_row(TupleTableSlot *slot, void *arg)
+{
+	Attachments *fresh = (Attachments *) arg;
+	MemoryContext old = MemoryContextSwitchTo(fresh->context);
+	CqrsAttachment *attachment = palloc0(sizeof(CqrsAttachment));
+
+	slot_getallattrs(slot);
+	attachment->context = fresh->context;
+	attachment->relid = DatumGetObjectId(slot->tts_values[0]);
+	attachment->relname = get_rel_name(attachment->relid);
+	attachment->source = TextDatumGetCString(slot->tts_values[1]);
+	attachment->format = TextDatumGetCString(slot->tts_values[2]);
+	if (!slot->tts_isnull[3])
+		attachment->mapping = DatumGetJsonbPCopy(slot->tts_values[3]);
+	attachment->owner = DatumGetObjectId(slot->tts_values[4]);
+	cqrs_query_load_settings(&attachment->settings, slot->tts_values[5]);
+	fresh->list = lappend(fresh->list, attachment);
+	MemoryContextSwitchTo(old);
+	return true;
+}
+
+/* --------------------------------------------------------------- helpers */
+
+static Oid
+table_owner(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", relid);
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
+static void
+refuse_table(Oid relid, const char *detail, const char *hint)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_WRONG_OBJECT_TYPE),
+			 errmsg("\"%s\" can't be attached",
+					quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
+											   get_rel_name(relid))),
+			 errdetail_internal("%s", detail),
+			 errhint("%s", hint)));
+}
+
+static void
+add_trigger(Oid relid, const char *name, bool row, char fires_when)
+{
+	CreateTrigStmt *stmt = makeNode(CreateTrigStmt);
+	TriggerTransition *transition = makeNode(TriggerTransition);
+	CqrsUserContext user;
+	ObjectAddress trigger;
+	ObjectAddress extension;
+
+	transition->name = "received";
+	transition->isNew = true;
+	transition->isTable = true;
+	stmt->trigname = pstrdup(name);
+	stmt->relation = makeRangeVar(get_namespace_name(get_rel_namespace(relid)),
+								  get_rel_name(relid), -1);
+	stmt->funcname = list_make2(makeString("cqrs"), makeString("receive"));
+	stmt->row = row;
+	stmt->timing = TRIGGER_TYPE_AFTER;
+	stmt->events = TRIGGER_TYPE_INSERT;
+	stmt->transitionRels = list_make1(transition);
+
+	/* the function is ours alone */
+	cqrs_query_enter_owner(&user);
+	trigger = CreateTriggerFiringOn(stmt, NULL, relid, InvalidOid, InvalidOid, InvalidOid,
+									InvalidOid, InvalidOid, NULL, false, false, fires_when);
+	cqrs_query_leave_user(&user);
+
+	ObjectAddressSet(extension, ExtensionRelationId,
+					 get_extension_oid("cqrs_views", false));
+	recordDependencyOn(&trigger, &extension, DEPENDENCY_AUTO_EXTENSION);
+	CommandCounterIncrement();
+}
+
+/* Nothing happens where there is none. */
+static void
+drop_trigger(Oid relid, const char *name)
+{
+	Oid			trigger = get_trigger_oid(relid, name, true);
+	ObjectAddress address;
+
+	if (!OidIsValid(trigger))
+		return;
+	ObjectAddressSet(address, TriggerRelationId, trigger);
+	performDeletion(&address, DROP_RESTRICT, PERFORM_DELETION_INTERNAL);
+	CommandCounterIncrement();
+}

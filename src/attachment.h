@@ -1,0 +1,42 @@
+/*
+ * attachment.h
+ *		The table cqrs.attachment: tables whose rows become events.
+ */
+#ifndef CQRS_ATTACHMENT_H
+#define CQRS_ATTACHMENT_H
+
+#include "nodes/pg_list.h"
+#include "utils/jsonb.h"
+
+#include "query.h"
+
+/* the trigger that takes the rows of a statement; a table without it is not fed */
+#define CQRS_ATTACHMENT_TRIGGER "cqrs_receive"
+
+/* One attached table. Lives in the cache of attachment.c until the transaction ends. */
+typedef struct CqrsAttachment
+{
+	MemoryContext context;		/* what it all lives in */
+	Oid			relid;
+	char	   *relname;		/* NULL = the table is gone */
+	char	   *source;
+	char	   *format;
+	Jsonb	   *mapping;		/* as it was given; NULL = none */
+	Oid			owner;			/* of the table; expressions run as him */
+	CqrsSettings settings;
+	struct CqrsMapping *parsed; /* for mapping.c; NULL = not yet */
+} CqrsAttachment;
+
+extern void cqrs_attachment_init(void);
+extern void cqrs_attachment_changed(void);
+extern List *cqrs_attachment_list(void);
+extern CqrsAttachment *cqrs_attachment_find(Oid relid);
+extern CqrsAttachment *cqrs_attachment_get(Oid relid);
+extern void cqrs_attachment_check_table(Oid relid, Oid role);
+extern void cqrs_attachment_verify(const CqrsAttachment *attachment);
+extern void cqrs_attachment_insert(Oid relid, const char *source, const char *format,
+								   Jsonb *mapping);
+extern void cqrs_attachment_delete(Oid relid);
+extern void cqrs_attachment_prune(void);
+
+#endif							/* CQRS_ATTACHMENT_H */

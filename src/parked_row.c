@@ -1,0 +1,220 @@
+/*
+ * parked_row.c
+ *		The table cqrs.parked_row: rows of attached tables that were put aside.
+ *
+ * A row that can't be made an event is there with its error, and behind it, in the
+ * order of arrival, the later ones of its key, which must not overtake it. The row
+ * itself is kept as JSON, since whoever wrote it may delete it.
+ *
+ * Keys are found by their hash, since an index has no room for a long text.
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "utils/builtins.h"
+
+#include "parked_row.h"
+#include "query.h"
+
+/* the key $2 of table $1 */
+#define OF_KEY \
+	" WHERE relation = $1 AND hashtextextended(coalesce(key, ''), 0) =" \
+	" hashtextextended(coalesce($2, ''), 0) AND key IS NOT DISTINCT FROM $2"
+
+/* rows on their way out of a query */
+typedef struct Queue
+{
+	MemoryContext context;
+	CqrsParkedRow *rows;
+	int			nrows;
+} Queue;
+
+static void fill_error(const CqrsParkedRow *row, Datum *args, char *nulls);
+static bool read_row(TupleTableSlot *slot, void *arg);
+
+/* Is any row of the table put aside? */
+bool
+cqrs_parked_row_exists(Oid relid)
+{
+	static CqrsQuery query = {
+		.sql = "SELECT FROM cqrs.parked_row WHERE relation = $1 LIMIT 1",
+		.flags = CQRS_QUERY_LATEST | CQRS_QUERY_INDEXED,
+		.nargs = 1,
+		.argtypes = {REGCLASSOID}
+	};
+	Datum		arg = ObjectIdGetDatum(relid);
+
+	return cqrs_query_run(&query, &arg, NULL, NULL, NULL) > 0;
+}
+
+/* Is any row of the table put aside that has the key, which is not NULL? */
+bool
+cqrs_parked_row_has_key(Oid relid, const text *key)
+{
+	static CqrsQuery query = {
+		.sql = "SELECT FROM cqrs.parked_row" OF_KEY " LIMIT 1",
+		.flags = CQRS_QUERY_LATEST | CQRS_QUERY_INDEXED,
+		.nargs = 2,
+		.argtypes = {REGCLASSOID, TEXTOID}
+	};
+	Datum		args[2] = {ObjectIdGetDatum(relid), PointerGetDatum(key)};
+
+	return cqrs_query_run(&query, args, NULL, NULL, NULL) > 0;
+}
+
+/* Put a row aside. */
+void
+cqrs_parked_row_park(const CqrsParkedRow *row)
+{
+	static CqrsQuery query = {
+		.sql = "INSERT INTO cqrs.parked_row (relation, source, event_id, key, row, reason,"
+		" sqlstate, message, context, attempts)"
+		" VALUES ($5, $6, $7, $8, $9::json, CASE WHEN $1 IS NULL THEN 'behind' ELSE 'failed' END,"
+		" $1, $2, $3, $4)",
+		.nargs = 9,
+		.argtypes = {TEXTOID, TEXTOID, TEXTOID, INT4OID, REGCLASSOID, TEXTOID, UUIDOID, TEXTOID,
+		TEXTOID}
+	};
+	char		nulls[9];
+	Datum		args[9];
+
+	memset(nulls, ' ', sizeof(nulls));
+	fill_error(row, args, nulls);
+	args[4] = ObjectIdGetDatum(row->relid);
+	args[5] = CStringGetTextDatum(row->source);
+	args[6] = UUIDPGetDatum(&row->event_id);
+	args[7] = PointerGetDatum(row->key);
+	args[8] = PointerGetDatum(row->row);
+	if (row->key == NULL)
+		nulls[7] = 'n';
+	cqrs_query_run(&query, args, nulls, NULL, NULL);
+}
+
+/*
+ * The table's rows beyond a number, in their order, up to limit; with a key, only
+ * those of it. Returns how many there are. They are in the current memory context.
+ */
+int
+cqrs_parked_row_queue(Oid relid, const text *key, int64 after, int limit, CqrsParkedRow *rows)
+{
+	static CqrsQuery query = {
+		.sql = "SELECT number, relation::oid, source, event_id, key, row::text, attempts"
+		" FROM cqrs.parked_row WHERE relation = $1 AND ($2 IS NULL OR key = $2) AND number > $3"
+		" ORDER BY number LIMIT $4",
+		.flags = CQRS_QUERY_LATEST,
+		.nargs = 4,
+		.argtypes = {REGCLASSOID, TEXTOID, INT8OID, INT4OID}
+	};
+	Queue		queue = {.context = CurrentMemoryContext,.rows = rows};
+	Datum		args[4] = {
+		ObjectIdGetDatum(relid), PointerGetDatum(key), Int64GetDatum(after), Int32GetDatum(limit)
+	};
+
+	cqrs_query_run(&query, args, key == NULL ? " n  " : NULL, read_row, &queue);
+	return queue.nrows;
+}
+
+/* A row has been tried again, and stays: its key, its error and its attempts. */
+void
+cqrs_parked_row_update(const CqrsParkedRow *row)
+{
+	static CqrsQuery query = {
+		.sql = "UPDATE cqrs.parked_row SET key = $6, sqlstate = $1, message = $2, context = $3,"
+		" attempts = $4, reason = CASE WHEN $1 IS NULL THEN 'behind' ELSE 'failed' END"
+		" WHERE number = $5",
+		.nargs = 6,
+		.argtypes = {TEXTOID, TEXTOID, TEXTOID, INT4OID, INT8OID, TEXTOID}
+	};
+	char		nulls[6];
+	Datum		args[6];
+
+	memset(nulls, ' ', sizeof(nulls));
+	fill_error(row, args, nulls);
+	args[4] = Int64GetDatum(row->number);
+	args[5] = PointerGetDatum(row->key);
+	if (row->key == NULL)
+		nulls[5] = 'n';
+	cqrs_query_run(&query, args, nulls, NULL, NULL);
+}
+
+void
+cqrs_parked_row_remove(int64 number)
+{
+	static CqrsQuery query = {
+		.sql = "DELETE FROM cqrs.parked_row WHERE number = $1",
+		.nargs = 1,
+		.argtypes = {INT8OID}
+	};
+	Datum		arg = Int64GetDatum(number);
+
+	cqrs_query_run(&query, &arg, NULL, NULL, NULL);
+}
+
+/* Forget a key's rows up to a number; NULL is a key. Returns how many there were. */
+int64
+cqrs_parked_row_discard(Oid relid, const text *key, int64 up_to)
+{
+	static CqrsQuery query = {
+		.sql = "DELETE FROM cqrs.parked_row" OF_KEY " AND number <= $3",
+		.nargs = 3,
+		.argtypes = {REGCLASSOID, TEXTOID, INT8OID}
+	};
+	Datum		args[3] = {
+		ObjectIdGetDatum(relid), PointerGetDatum(key), Int64GetDatum(up_to)
+	};
+
+	return cqrs_query_run(&query, args, key == NULL ? " n " : NULL, NULL, NULL);
+}
+
+/* Forget the rows of tables that are gone: nobody could read them again. */
+void
+cqrs_parked_row_prune(void)
+{
+	static CqrsQuery query = {
+		.sql = "DELETE FROM cqrs.parked_row p"
+		" WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = p.relation)"
+	};
+
+	cqrs_query_run(&query, NULL, NULL, NULL, NULL);
+}
+
+/* $1 to $4: the error, and the attempts. */
+static void
+fill_error(const CqrsParkedRow *row, Datum *args, char *nulls)
+{
+	const ErrorData *error = row->error;
+
+	args[3] = Int32GetDatum(row->attempts);
+	if (error == NULL)
+	{
+		nulls[0] = nulls[1] = nulls[2] = 'n';
+		return;
+	}
+	args[0] = CStringGetTextDatum(unpack_sql_state(error->sqlerrcode));
+	args[1] = CStringGetTextDatum(error->message ? error->message : "missing error text");
+	if (error->context != NULL)
+		args[2] = CStringGetTextDatum(error->context);
+	else
+		nulls[2] = 'n';
+}
+
+static bool
+read_row(TupleTableSlot *slot, void *arg)
+{
+	Queue	   *queue = (Queue *) arg;
+	MemoryContext old = MemoryContextSwitchTo(queue->context);
+	CqrsParkedRow *row = &queue->rows[queue->nrows++];
+
+	slot_getallattrs(slot);
+	memset(row, 0, sizeof(*row));
+	row->number = DatumGetInt64(slot->tts_values[0]);
+	row->relid = DatumGetObjectId(slot->tts_values[1]);
+	row->source = TextDatumGetCString(slot->tts_values[2]);
+	row->event_id = *DatumGetUUIDP(slot->tts_values[3]);
+	if (!slot->tts_isnull[4])
+		row->key = DatumGetTextPCopy(slot->tts_values[4]);
+	row->row = DatumGetTextPCopy(slot->tts_values[5]);
+	row->attempts = DatumGetInt32(slot->tts_values[6]);
+	MemoryContextSwitchTo(old);
+	return true;
+}
