@@ -82,6 +82,20 @@ ALTER TABLE "T" SET SCHEMA attach_errors_2;
 INSERT INTO attach_errors_2."T" VALUES ('00000000-0000-0000-0000-00000000000a', 'k', 'me', '[1]');
 SELECT source, aggregate_id, payload FROM cqrs.outbox;
 SELECT source, relation FROM cqrs.source_status;
+-- its triggers: what ENABLE makes of them is put right; without the one for statements, nothing is lost without a word
+ALTER TABLE attach_errors_2."T" DISABLE TRIGGER ALL;
+SELECT tgname, tgenabled FROM pg_trigger WHERE tgname ~ '^cqrs_receive' ORDER BY 1;
+ALTER TABLE attach_errors_2."T" ENABLE TRIGGER ALL;
+SELECT tgname, tgenabled FROM pg_trigger WHERE tgname ~ '^cqrs_receive' ORDER BY 1;
+ALTER TABLE attach_errors_2."T" DISABLE TRIGGER cqrs_receive;
+SET session_replication_role = replica;
+INSERT INTO attach_errors_2."T" VALUES ('00000000-0000-0000-0000-00000000000b', 'k', 'me', '[1]');
+RESET session_replication_role;
+ALTER TABLE attach_errors_2."T" ENABLE TRIGGER cqrs_receive;
+SET session_replication_role = replica;
+INSERT INTO attach_errors_2."T" VALUES ('00000000-0000-0000-0000-00000000000b', 'k', 'me', '[1]');
+RESET session_replication_role;
+SELECT events, duplicates FROM cqrs.source_status;
 -- an invalid call of a trigger function; and a table whose trigger its owner has dropped may go, and is forgotten
 CREATE TRIGGER bad BEFORE INSERT ON kept FOR EACH STATEMENT EXECUTE FUNCTION cqrs.receive();
 CREATE TRIGGER bad AFTER INSERT ON parent FOR EACH STATEMENT EXECUTE FUNCTION cqrs.receive();

@@ -79,6 +79,18 @@ cqrs_arrival_note(Oid relid, const char *source, const CqrsArrival *arrival)
 	MemoryContextSwitchTo(old);
 }
 
+/* Forget the tables that are gone. */
+void
+cqrs_arrival_prune(void)
+{
+	static CqrsQuery query = {
+		.sql = "DELETE FROM cqrs.arrival a"
+		" WHERE NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = a.relation)"
+	};
+
+	cqrs_query_run(&query, NULL, NULL, NULL, NULL);
+}
+
 static void
 note_add(CqrsArrival *sum, const CqrsArrival *arrival)
 {

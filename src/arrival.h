@@ -19,6 +19,7 @@ typedef struct CqrsArrival
 } CqrsArrival;
 
 extern void cqrs_arrival_init(void);
+extern void cqrs_arrival_prune(void);
 extern void cqrs_arrival_note(Oid relid, const char *source, const CqrsArrival *arrival);
 
 #endif							/* CQRS_ARRIVAL_H */

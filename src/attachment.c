@@ -19,6 +19,7 @@
  */
 #include "postgres.h"
 
+#include "access/table.h"
 #include "access/xact.h"
 #include "catalog/catalog.h"
 #include "catalog/dependency.h"
@@ -36,6 +37,7 @@
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
+#include "utils/rel.h"
 #include "utils/syscache.h"
 
 #include "attachment.h"
@@ -65,6 +67,7 @@ static Oid	table_owner(Oid relid);
 static void refuse_table(Oid relid, const char *detail, const char *hint);
 static void add_trigger(Oid relid, const char *name, bool row, char fires_when);
 static void drop_trigger(Oid relid, const char *name);
+static char trigger_enabled(Oid relid, const char *name);
 
 /* Called once per process, from _PG_init. */
 void
@@ -225,6 +228,52 @@ cqrs_attachment_delete(Oid relid)
 	drop_trigger(relid, ROW_TRIGGER);
 }
 
+/* Throw where the trigger for statements is not going to be fired in a replica. */
+void
+cqrs_attachment_check_trigger(Relation rel)
+{
+	for (int i = 0; i < rel->trigdesc->numtriggers; i++)
+	{
+		const Trigger *trigger = &rel->trigdesc->triggers[i];
+
+		if (strcmp(trigger->tgname, CQRS_ATTACHMENT_TRIGGER) == 0 &&
+			trigger->tgenabled == TRIGGER_FIRES_ALWAYS)
+			return;
+	}
+	ereport(ERROR,
+			(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+			 errmsg("trigger \"%s\" of attached table \"%s\" is disabled, or gone",
+					CQRS_ATTACHMENT_TRIGGER, RelationGetRelationName(rel)),
+			 errdetail("The rows of this statement would not become events."),
+			 errhint("Detach the table, and attach it again.")));
+}
+
+/*
+ * After ALTER TABLE ... ENABLE TRIGGER, which makes a trigger one that replicas don't
+ * fire (as pg_restore --disable-triggers leaves all of them): put back what it was.
+ */
+void
+cqrs_attachment_enable(Oid relid)
+{
+	static const char *const wanted[][2] = {
+		{CQRS_ATTACHMENT_TRIGGER, "ALWAYS"}, {ROW_TRIGGER, "REPLICA"}
+	};
+
+	for (int i = 0; i < lengthof(wanted); i++)
+	{
+		CqrsQuery	query = {.flags = CQRS_QUERY_WRITE | CQRS_QUERY_IN_PLACE};
+
+		if (trigger_enabled(relid, wanted[i][0]) != TRIGGER_FIRES_ON_ORIGIN)
+			continue;
+		query.sql = psprintf("ALTER TABLE %s ENABLE %s TRIGGER %s",
+							 quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
+														get_rel_name(relid)),
+							 wanted[i][1], wanted[i][0]);
+		cqrs_query_run(&query, NULL, NULL, NULL, NULL);
+		cqrs_query_forget(&query);
+	}
+}
+
 /* Forget the tables that are gone: they were dropped after their triggers. */
 void
 cqrs_attachment_prune(void)
@@ -366,6 +415,20 @@ refuse_table(Oid relid, const char *detail, const char *hint)
 											   get_rel_name(relid))),
 			 errdetail_internal("%s", detail),
 			 errhint("%s", hint)));
+}
+
+/* When a trigger fires: a TRIGGER_FIRES_ value, or TRIGGER_DISABLED where there is none. */
+static char
+trigger_enabled(Oid relid, const char *name)
+{
+	Relation	rel = table_open(relid, AccessShareLock);
+	char		result = TRIGGER_DISABLED;
+
+	for (int i = 0; rel->trigdesc != NULL && i < rel->trigdesc->numtriggers; i++)
+		if (strcmp(rel->trigdesc->triggers[i].tgname, name) == 0)
+			result = rel->trigdesc->triggers[i].tgenabled;
+	table_close(rel, NoLock);
+	return result;
 }
 
 static void

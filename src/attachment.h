@@ -7,6 +7,7 @@
 
 #include "nodes/pg_list.h"
 #include "utils/jsonb.h"
+#include "utils/relcache.h"
 
 #include "query.h"
 
@@ -37,6 +38,8 @@ extern void cqrs_attachment_verify(const CqrsAttachment *attachment);
 extern void cqrs_attachment_insert(Oid relid, const char *source, const char *format,
 								   Jsonb *mapping);
 extern void cqrs_attachment_delete(Oid relid);
+extern void cqrs_attachment_check_trigger(Relation rel);
+extern void cqrs_attachment_enable(Oid relid);
 extern void cqrs_attachment_prune(void);
 
 #endif							/* CQRS_ATTACHMENT_H */

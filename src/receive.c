@@ -69,6 +69,9 @@ typedef struct Receiving
 	CqrsAttachment *attachment;
 	Relation	rel;
 	CqrsArrival arrival;
+	int64		nfailed;		/* rows put aside, and why the first was; in "outer" */
+	char	   *failure;
+	MemoryContext outer;
 	HeapTuple  *rows;			/* the chunk, in "context" */
 	int			nrows;
 	Size		bytes;
@@ -100,7 +103,7 @@ static bool is_blocked(List *blocked, const text *key);
 
 /*
  * The work of the triggers on an attached table. A row trigger with a transition
- * table leaves the row to the statement's trigger.
+ * table leaves the row to the statement's trigger; throws if that is not to come.
  */
 void
 cqrs_receive_inserted(TriggerData *trigdata)
@@ -112,7 +115,10 @@ cqrs_receive_inserted(TriggerData *trigdata)
 	RowSource	rows = {.next_fn = next_inserted,.arg = trigdata->tg_newtable};
 
 	if (TRIGGER_FIRED_FOR_ROW(trigdata->tg_event) && trigdata->tg_newtable != NULL)
+	{
+		cqrs_attachment_check_trigger(rel);
 		return;
+	}
 	attachment = cqrs_attachment_get(RelationGetRelid(rel));
 	receiving_begin(&receiving, attachment, rel);
 	if (TRIGGER_FIRED_FOR_ROW(trigdata->tg_event))
@@ -356,13 +362,8 @@ receive_park(Receiving *receiving, CqrsMapped *mapped, HeapTuple row)
 		return;
 	}
 	cqrs_parked_row_park(&parked);
-	if (parked.error != NULL)
-		ereport(LOG,
-				(errmsg("a row of attached table \"%s\" was put aside: %s",
-						RelationGetRelationName(receiving->rel), parked.error->message),
-				 errhint("Mend the cause, then run: SELECT cqrs.retry_source_dead_letters(%s);",
-						 quote_literal_cstr(RelationGetRelationName(receiving->rel))),
-				 errhidestmt(true)));
+	if (parked.error != NULL && receiving->nfailed++ == 0)
+		receiving->failure = MemoryContextStrdup(receiving->outer, parked.error->message);
 }
 
 static void
@@ -371,6 +372,7 @@ receiving_begin(Receiving *receiving, CqrsAttachment *attachment, Relation rel)
 	memset(receiving, 0, sizeof(*receiving));
 	receiving->attachment = attachment;
 	receiving->rel = rel;
+	receiving->outer = CurrentMemoryContext;
 	receiving->context = AllocSetContextCreate(CurrentMemoryContext, "cqrs_views received rows",
 											   ALLOCSET_DEFAULT_SIZES);
 	receiving->rows = palloc(MAX_CHUNK_ROWS * sizeof(HeapTuple));
@@ -382,6 +384,13 @@ receiving_end(Receiving *receiving)
 	if (receiving->arrival.events > 0 || receiving->arrival.duplicates > 0)
 		cqrs_arrival_note(receiving->attachment->relid, receiving->attachment->source,
 						  &receiving->arrival);
+	if (receiving->nfailed > 0)
+		ereport(LOG,
+				(errmsg(INT64_FORMAT " rows of attached table \"%s\" were put aside, the first because: %s",
+						receiving->nfailed, RelationGetRelationName(receiving->rel),
+						receiving->failure),
+				 errhint("Look at cqrs.source_dead_letter."),
+				 errhidestmt(true)));
 	pfree(receiving->rows);
 	MemoryContextDelete(receiving->context);
 }

@@ -17,6 +17,7 @@
 #include "utils/rel.h"
 
 #include "apply.h"
+#include "arrival.h"
 #include "attachment.h"
 #include "mapping.h"
 #include "mode.h"
@@ -73,6 +74,7 @@ cqrs_sql_attach_outbox(PG_FUNCTION_ARGS)
 	cqrs_outbox_check_forge(GetUserId());
 	cqrs_attachment_prune();
 	cqrs_parked_row_prune();
+	cqrs_arrival_prune();
 	attachment = cqrs_attachment_find(relid);
 	if (attachment != NULL)
 		ereport(ERROR,
@@ -192,7 +194,7 @@ cqrs_sql_attachment_changed(PG_FUNCTION_ARGS)
  * cqrs.guard_alter() RETURNS event_trigger
  *
  * After each ALTER TABLE: refuses what an attached table's mapping does not survive,
- * such as the loss of a column that it names.
+ * such as the loss of a column that it names, and keeps the triggers firing.
  */
 Datum
 cqrs_sql_guard_alter(PG_FUNCTION_ARGS)
@@ -225,6 +227,7 @@ cqrs_sql_guard_alter(PG_FUNCTION_ARGS)
 		error_context_stack = &callback;
 		cqrs_mapping_check(attachment);
 		error_context_stack = callback.previous;
+		cqrs_attachment_enable(lfirst_oid(lc));
 	}
 	PG_RETURN_NULL();
 }
