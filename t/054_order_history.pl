@@ -52,7 +52,7 @@ foreach my $line (split /\n/, $checked)
 	if ($line =~ /^(not )?ok - (.*)/) { ok(!$1, $2) }
 	else { diag($line) }
 }
-like($checked, qr/\A(?:ok - .*\n){17}\z/, 'the page does all that is asked of it');
+like($checked, qr/\A(?:ok - .*\n){20}\z/, 'the page does all that is asked of it');
 
 my @pids = map { slurp_file($_) =~ /\A(\d+)$/m } glob "$place/*/*/postmaster.pid";
 is(scalar(@pids), 4, 'there are four clusters');

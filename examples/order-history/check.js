@@ -148,7 +148,12 @@ async function check(browser) {
 
 	await page.evaluate("document.querySelector('#orders button').click()");
 	await page.becomes(row(0), 'APPROVED | 60.50 | 60.50', 'a payment arrives');
-	await page.becomes("document.querySelectorAll('#orders button').length", 1, 'nothing more is to be paid for that order');
+	await page.becomes("document.querySelectorAll('#orders button').length", 2, 'nothing more is to be paid for that order');
+
+	await page.evaluate("document.querySelectorAll('#orders button')[1].click()");
+	await page.becomes(row(2), 'CANCELLED | 39.50 | 0.00', 'an order is cancelled');
+	await page.submit('new-order', { total: '39.5' });
+	await page.becomes(row(3), 'APPROVED | 39.50 | 0.00', 'which gave its credit back');
 
 	// From elsewhere, to the same customer and to another, with a page open on each.
 	const other = await post('/customers', { name: 'Ada', creditLimit: { amount: 5 } });
@@ -167,7 +172,7 @@ async function check(browser) {
 	await second.becomes(row(0), 'APPROVED | 4.00 | 0.00', "her order appears on her page");
 	equal(await page.evaluate('window.refreshed'), 0, "the first customer's page was not refreshed for it");
 	await post('/orders', { customerId, orderTotal: { amount: 1 } });
-	await page.becomes(row(3), 'REJECTED (INSUFFICIENT_CREDIT) | 1.00 | 0.00', 'an order from elsewhere appears');
+	await page.becomes(row(4), 'REJECTED (INSUFFICIENT_CREDIT) | 1.00 | 0.00', 'an order from elsewhere appears');
 
 	equal(await get(`/customers/${other.customerId}/orderhistory`), { status: 200, body: {
 		customerId: String(other.customerId), name: 'Ada', creditLimit: { amount: 5 },
@@ -175,6 +180,7 @@ async function check(browser) {
 	} }, 'the history as JSON');
 	equal((await get('/customers/4711/orderhistory')).status, 404, 'there is no such customer');
 	equal((await post('/orders', { customerId, orderTotal: { amount: -1 } })).status, 400, 'an order of less than nothing is refused');
+	equal((await post('/orders/4711/cancel', {})).status, 400, 'and so is to cancel one that there is not');
 	await page.submit('new-customer', { name: '', limit: '' });
 	await page.becomes(heading, 'Jane <b>Doe</b>, credit limit 100.00', 'an empty form does nothing');
 }

@@ -2,6 +2,7 @@
 //
 //   POST /customers              {"name": "Ada", "creditLimit": {"amount": 100}}      -> {"customerId": 1}
 //   POST /orders                 {"customerId": 1, "orderTotal": {"amount": 40}}      -> {"orderId": 1}
+//   POST /orders/1/cancel                                                             -> {"orderId": 1}
 //   POST /payments               {"orderId": 1, "amount": {"amount": 40}}             -> {"paymentId": 1}
 //   GET  /customers                                all customers
 //   GET  /customers/1/orderhistory                 one customer with the orders
@@ -184,6 +185,8 @@ const routes = [
 		const { customerId, orderTotal } = await body(request);
 		return { orderId: await call(orders, 'SELECT orders.create_order($1, $2) AS id', [customerId, orderTotal?.amount]) };
 	}],
+	['POST', /^\/orders\/([0-9]+)\/cancel$/, async (request, response, orderId) =>
+		({ orderId: await call(orders, 'SELECT orders.cancel_order($1) AS id', [orderId]) })],
 	['POST', /^\/payments$/, async (request) => {
 		const { orderId, amount } = await body(request);
 		return {

@@ -5,10 +5,10 @@ SET client_min_messages = warning;  -- each slot would get a notice
 -- First what becomes of the rows, then the rows: those that are there already are copied.
 SELECT :'publisher' = 'customers' AS customers, :'publisher' = 'orders' AS orders, :'publisher' = 'payments' AS payments \gset
 \if :customers
-SELECT inbox.attach('customers.message', 'customers', 'eventuate');
+SELECT cqrs.attach_outbox('customers.message', 'customers', 'eventuate');
 \elif :orders
-SELECT inbox.attach('orders.order_events', 'orders', 'cqrs_views');
+SELECT cqrs.attach_outbox('orders.order_events', 'orders', 'cqrs_views');
 \elif :payments
-SELECT inbox.attach('payments.outbox', 'payments', 'debezium');
+SELECT cqrs.attach_outbox('payments.outbox', 'payments', 'debezium');
 \endif
 CREATE SUBSCRIPTION :name CONNECTION :'connection' PUBLICATION :publisher;

@@ -1,5 +1,4 @@
 -- The view database: what arrives from the three services becomes one history.
-\ir inbox.sql
 \ir outboxes/customers.sql
 \ir outboxes/orders.sql
 \ir outboxes/payments.sql
@@ -11,12 +10,13 @@ SELECT cqrs.create_view('customer_summary', $$
     FROM events WHERE aggregate_type = 'Customer' AND event_type = 'CustomerCreated' GROUP BY aggregate_id
 $$);
 
--- No aggregate here depends on the order of events: a subscription's first copy brings rows in any order.
+-- The events of an order come in their order, also when a subscription begins and copies what is there.
 SELECT cqrs.create_view('order_summary', $$
     SELECT aggregate_id AS order_id,
            max(payload->>'customerId')            AS customer_id,
            max((payload->>'orderTotal')::numeric) AS total,
-           bool_or(event_type = 'OrderApproved')  AS approved,
+           cqrs.last(CASE event_type WHEN 'OrderCreated' THEN 'PENDING' WHEN 'OrderApproved' THEN 'APPROVED'
+                                     WHEN 'OrderRejected' THEN 'REJECTED' ELSE 'CANCELLED' END) AS state,
            max(payload->>'rejectionReason')       AS rejection_reason
     FROM events WHERE aggregate_type = 'Order' GROUP BY aggregate_id
 $$);
@@ -30,11 +30,7 @@ $$);
 -- The join is a plain view. The services' events arrive in no order among each other: an order whose customer has not
 -- arrived yet is not shown, and shown as soon as it has; likewise a payment.
 CREATE VIEW order_history AS
-SELECT c.customer_id, c.name, c.credit_limit, o.order_id, o.total,
-       CASE WHEN o.approved THEN 'APPROVED'
-            WHEN o.rejection_reason IS NOT NULL THEN 'REJECTED'
-            WHEN o.order_id IS NOT NULL THEN 'PENDING' END AS state,
-       o.rejection_reason,
+SELECT c.customer_id, c.name, c.credit_limit, o.order_id, o.total, o.state, o.rejection_reason,
        coalesce(p.paid, 0) AS paid
 FROM customer_summary AS c
 LEFT JOIN order_summary AS o USING (customer_id)

@@ -1,5 +1,4 @@
 -- The customers service: it knows who may buy on credit, and for how much.
-\ir ../inbox.sql
 \ir ../outboxes/customers.sql
 \ir ../outboxes/orders.sql
 SET search_path = customers, public;
@@ -34,7 +33,8 @@ BEGIN
     RETURN created.customer_id;
 END $$;
 
--- The saga's step here: each order that was created asks for credit, once. The answer is another event.
+-- The saga's step here: each order that was created asks for credit, once. The answer is another event. One that is
+-- cancelled gives it back.
 CREATE TABLE reservation (
     order_id    text PRIMARY KEY,
     customer_id text NOT NULL,
@@ -50,6 +50,10 @@ DECLARE
     credit numeric;
     answer text := 'CustomerCreditReserved';
 BEGIN
+    IF event.event_type = 'OrderCancelled' THEN
+        UPDATE customers.reservation SET answer = 'CustomerCreditReleased' WHERE order_id = event.aggregate_id;
+        RETURN;
+    END IF;
     SELECT c.credit_limit - (SELECT coalesce(sum(r.amount), 0) FROM customers.reservation AS r
                              WHERE r.customer_id = customer AND r.answer = 'CustomerCreditReserved')
     INTO credit
@@ -65,7 +69,7 @@ END $$;
 
 -- The key keeps the orders of one customer in their order, also when one of them fails here.
 SELECT cqrs.create_projection('reserve_credit', 'reserve_credit(cqrs.event)', '{reservation}',
-                              aggregate_types => '{Order}', event_types => '{OrderCreated}',
+                              aggregate_types => '{Order}', event_types => '{OrderCreated,OrderCancelled}',
                               key => $$payload->>'customerId'$$);
 
 CREATE PUBLICATION customers FOR TABLE message WITH (publish = 'insert');

@@ -1,5 +1,4 @@
 -- The orders service: it takes orders, and approves those that there is credit for.
-\ir ../inbox.sql
 \ir ../outboxes/customers.sql
 CREATE SCHEMA orders;
 SET search_path = orders, public;
@@ -22,6 +21,22 @@ BEGIN
     PERFORM cqrs.publish('Order', created.order_id::text, 'OrderCreated',
                          jsonb_build_object('customerId', created.customer_id, 'orderTotal', created.total));
     RETURN created.order_id;
+END $$;
+
+-- The same for an order that is wanted no more, once it is approved.
+CREATE FUNCTION cancel_order(order_id bigint) RETURNS bigint LANGUAGE plpgsql AS $$
+DECLARE
+    cancelled orders.purchase;
+BEGIN
+    UPDATE orders.purchase AS p SET state = 'CANCELLED'
+    WHERE p.order_id = cancel_order.order_id AND p.state = 'APPROVED'
+    RETURNING * INTO cancelled;
+    IF NOT FOUND THEN
+        RAISE restrict_violation USING MESSAGE = format('order %s is not one that can be cancelled', cancel_order.order_id);
+    END IF;
+    PERFORM cqrs.publish('Order', cancelled.order_id::text, 'OrderCancelled',
+                         jsonb_build_object('customerId', cancelled.customer_id, 'orderTotal', cancelled.total));
+    RETURN cancelled.order_id;
 END $$;
 
 -- The saga's last step: the customers service has answered.
