@@ -55,6 +55,10 @@ poll_ok($node, 'postgres', q{SELECT bool_and(CASE name WHEN 'running' THEN event
 	FROM cqrs.projection_status}, 'each projection is as it should be');
 poll_ok($node, 'postgres', "SELECT count(*) FROM cqrs.dead_letter", 'there are dead letters', 2);
 $node->safe_psql('postgres', 'ANALYZE cqrs.outbox');
+$node->safe_psql('postgres', q{
+	CREATE TABLE arrived (event_id int, aggregate_type text, aggregate_id text, event_type text, occurred_at timestamptz);
+	SELECT cqrs.attach_outbox('arrived', 'elsewhere');
+	INSERT INTO arrived VALUES (1, 'T', 'a', 'E', clock_timestamp() - interval '1 hour'), (1, 'T', 'a', 'E', NULL), (2, 'T', 'b', NULL, NULL)});
 
 # --- what is exported is what the views show
 
@@ -88,7 +92,7 @@ while ($page->{content} =~ /^(cqrs_\w+)\{([^}]*)\} (\S+)$/mg)
 	my %label = $labels =~ /(\w+)="([^"]*)"/g;
 
 	is($label{datname}, 'postgres', "$metric tells the database") if !exists $exported{$metric};
-	$exported{$metric}{ join '/', grep { defined } @label{qw(projection reason)} } = $figure;
+	$exported{$metric}{ join '/', grep { defined } @label{qw(projection reason source)} } = $figure;
 }
 like($page->{content}, qr/^pg_exporter_last_scrape_error 0$/m, 'no query failed') or diag($log);
 
@@ -111,6 +115,10 @@ is_deeply($exported{cqrs_dead_letter_events}, shown(q{
 	FROM cqrs.projection, (VALUES ('failed'), ('behind')) AS r (reason)}), 'dead letters');
 is($exported{cqrs_dead_letter_events}{'parking/failed'} + $exported{cqrs_dead_letter_events}{'parking/behind'}, 2,
 	'none of them missing');
+
+my %source = map { $_ => $exported{"cqrs_source_$_"}{elsewhere} } qw(events_total duplicates_total rows_parked subscribed apply_errors_total);
+is_deeply(\%source, { events_total => 1, duplicates_total => 1, rows_parked => 1, subscribed => 0, apply_errors_total => 0 }, 'a source');
+cmp_ok(abs($exported{cqrs_source_lag_seconds}{elsewhere} - 3600), '<', 60, 'and its lag');
 
 my $lag = shown('SELECT name, extract(epoch FROM lag) FROM cqrs.projection_status');
 foreach my $name (sort keys %$lag)
