@@ -727,7 +727,9 @@ CROSS JOIN LATERAL (
 		pg_catalog.sum(c.sync_error_count)::bigint AS sync_errors
 	FROM pg_catalog.pg_subscription_rel r
 	JOIN pg_catalog.pg_subscription u ON u.oid = r.srsubid
-	LEFT JOIN pg_catalog.pg_stat_subscription w ON w.subid = u.oid AND w.relid IS NULL AND w.pid IS NOT NULL
+	CROSS JOIN LATERAL (
+		SELECT pg_catalog.max(t.pid) AS pid, pg_catalog.max(t.last_msg_receipt_time) AS last_msg_receipt_time
+		FROM pg_catalog.pg_stat_subscription t WHERE t.subid = u.oid AND t.relid IS NULL) w
 	LEFT JOIN pg_catalog.pg_stat_subscription_stats c ON c.subid = u.oid
 	WHERE r.srrelid = a.relation) s;
 COMMENT ON VIEW cqrs.source_status IS

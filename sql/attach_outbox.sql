@@ -106,6 +106,12 @@ BEGIN ISOLATION LEVEL SERIALIZABLE;
 INSERT INTO few VALUES (md5('u')::uuid, 'T', 'f', 'E', 1);
 COMMIT;
 SELECT events, duplicates FROM cqrs.source_status WHERE source = 'few';
+-- and don't become more with each transaction
+SET default_transaction_isolation = 'repeatable read';
+INSERT INTO few VALUES (md5('v')::uuid, 'T', 'f', 'E', 1);
+INSERT INTO few VALUES (md5('w')::uuid, 'T', 'f', 'E', 1);
+RESET default_transaction_isolation;
+SELECT events, duplicates, (SELECT count(*) FROM cqrs.arrival a WHERE a.source = s.source) AS rows FROM cqrs.source_status s WHERE source = 'few';
 
 DROP VIEW latest;
 DROP EXTENSION cqrs_views;

@@ -23,7 +23,10 @@
 #include "arrival.h"
 #include "query.h"
 
+/* $1 to $7: the note */
 #define NARGS 7
+#define NOTE_TYPES \
+	REGCLASSOID, TEXTOID, INT8OID, INT8OID, INT8OID, UUIDOID, TIMESTAMPTZOID
 
 /* what a subtransaction has brought; in TopTransactionContext */
 typedef struct Note
@@ -42,6 +45,8 @@ static void notes_subxact_callback(SubXactEvent event, SubTransactionId subid,
 								   SubTransactionId parent, void *arg);
 static void notes_write(void);
 static void note_write(const Note *note);
+static Datum current_rows(Datum *args);
+static bool keep_rows(TupleTableSlot *slot, void *arg);
 
 /* Called once per process, from _PG_init. */
 void
@@ -157,8 +162,8 @@ notes_write(void)
 }
 
 /*
- * Under repeatable read, a row that changed since the snapshot would be an error,
- * so there each transaction has its own.
+ * Under repeatable read, to update a row that has changed since the snapshot would
+ * be an error, so of the rows there only those count that are as they were.
  */
 static void
 note_write(const Note *note)
@@ -171,27 +176,60 @@ note_write(const Note *note)
 		"  ELSE last_received_at END,"
 		" last_position = greatest(last_position, $5)"
 		" WHERE ctid = (SELECT ctid FROM cqrs.arrival WHERE relation = $1 AND source = $2"
-		"  LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED)",
-		.nargs = NARGS,
-		.argtypes = {REGCLASSOID, TEXTOID, INT8OID, INT8OID, INT8OID, UUIDOID, TIMESTAMPTZOID}
+		"  AND ($8 IS NULL OR ctid = ANY ($8)) LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED)",
+		.nargs = NARGS + 1,
+		.argtypes = {NOTE_TYPES, TIDARRAYOID}
 	};
 	static CqrsQuery insert = {
 		.sql = "INSERT INTO cqrs.arrival (relation, source, events, duplicates, last_position,"
 		" last_event_id, last_event_at, last_received_at)"
 		" VALUES ($1, $2, $3, $4, $5, $6, $7, CASE WHEN $5 > 0 THEN clock_timestamp() END)",
 		.nargs = NARGS,
-		.argtypes = {REGCLASSOID, TEXTOID, INT8OID, INT8OID, INT8OID, UUIDOID, TIMESTAMPTZOID}
+		.argtypes = {NOTE_TYPES}
 	};
 	const CqrsArrival *arrival = &note->arrival;
-	Datum		args[NARGS] = {
+	char		nulls[NARGS + 1];
+	Datum		args[NARGS + 1] = {
 		ObjectIdGetDatum(note->relid), CStringGetTextDatum(note->source),
 		Int64GetDatum(arrival->events), Int64GetDatum(arrival->duplicates),
 		Int64GetDatum(arrival->last_position), UUIDPGetDatum(&arrival->last_event_id),
 		TimestampTzGetDatum(arrival->last_event_at)
 	};
-	const char *nulls = arrival->last_position == 0 ? "     nn" : NULL;
 
-	if (IsolationUsesXactSnapshot() ||
-		cqrs_query_run(&update, args, nulls, NULL, NULL) == 0)
+	memset(nulls, ' ', sizeof(nulls));
+	if (arrival->last_position == 0)
+		nulls[5] = nulls[6] = 'n';
+	if (IsolationUsesXactSnapshot())
+		args[NARGS] = current_rows(args);
+	else
+		nulls[NARGS] = 'n';
+	if (cqrs_query_run(&update, args, nulls, NULL, NULL) == 0)
 		cqrs_query_run(&insert, args, nulls, NULL, NULL);
+}
+
+/* Where the rows of a note's table and source are now, as tid[]. */
+static Datum
+current_rows(Datum *args)
+{
+	static CqrsQuery query = {
+		.sql = "SELECT coalesce(array_agg(ctid), '{}') FROM cqrs.arrival"
+		" WHERE relation = $1 AND source = $2",
+		.flags = CQRS_QUERY_LATEST,
+		.nargs = 2,
+		.argtypes = {REGCLASSOID, TEXTOID}
+	};
+	Datum		result = (Datum) 0;
+
+	cqrs_query_run(&query, args, NULL, keep_rows, &result);
+	return result;
+}
+
+/* A CqrsRowFn. */
+static bool
+keep_rows(TupleTableSlot *slot, void *arg)
+{
+	bool		isnull;
+
+	*(Datum *) arg = SPI_datumTransfer(slot_getattr(slot, 1, &isnull), false, -1);
+	return true;
 }
