@@ -7,6 +7,10 @@
  * of this database, and all that the outbox promises holds for it. cqrs.received
  * decides, in the same transaction, whether the event is new.
  *
+ * Who brings an event that another transaction is taking waits for that. Several
+ * events in different orders, which only two subscriptions to one source could bring,
+ * are a deadlock: PostgreSQL ends one of them, and its apply process tries again.
+ *
  * Order
  * -----
  * Rows that are applied one by one come in the order of their commits. Those of a
