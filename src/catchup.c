@@ -92,8 +92,8 @@ static TimestampTz catchup_retry(CqrsMember *member, CqrsProjection *projection,
 static CqrsPatience catchup_patience(CqrsErrorPolicy policy);
 static void catchup_failed(CqrsMember *member, CqrsProjection *projection,
 						   CqrsErrorPolicy policy);
-static void catchup_unusable(CqrsMember *member, const CqrsCheckpoint *checkpoint,
-							CqrsErrorPolicy policy);
+static void catchup_unusable(CqrsMember *member, CqrsProjection *projection,
+							 const CqrsCheckpoint *checkpoint, CqrsErrorPolicy policy);
 static void catchup_arrived(CqrsMember *member, CqrsProjection *projection);
 
 /*
@@ -171,15 +171,27 @@ catchup_lock(CqrsMember *members, int nmembers, bool wait, Pass *pass, PassGroup
 	for (int i = 0; i < nmembers; i++)
 	{
 		CqrsMember *member = &members[i];
+		CqrsProjection *projection;
 		CqrsCheckpoint *checkpoint;
 		PassGroup  *group = groups;
 
 		if (!member->locked)
 			continue;
 		checkpoint = cqrs_checkpoint_read(member->projection);
+
+		/*
+		 * What a commit has changed is told in several steps: an extension that was
+		 * dropped and made anew in one transaction may have been seen halfway.
+		 */
+		projection = cqrs_projection_get(member->projection);
+		if (projection == NULL)
+		{
+			member->locked = false;
+			continue;
+		}
 		if (checkpoint == NULL || checkpoint->foreign)
 		{
-			catchup_unusable(member, checkpoint, pass->policy);
+			catchup_unusable(member, projection, checkpoint, pass->policy);
 			continue;
 		}
 		while (group < groups + ngroups &&
@@ -192,7 +204,7 @@ catchup_lock(CqrsMember *members, int nmembers, bool wait, Pass *pass, PassGroup
 			group->nmembers = 0;
 		}
 		group->members[group->nmembers] = member;
-		group->projections[group->nmembers] = cqrs_projection_get(member->projection);
+		group->projections[group->nmembers] = projection;
 		group->checkpoints[group->nmembers] = checkpoint;
 		group->nmembers++;
 	}
@@ -608,7 +620,8 @@ catchup_failed(CqrsMember *member, CqrsProjection *projection, CqrsErrorPolicy p
 
 /* A checkpoint that can't be gone on from stops its projection. */
 static void
-catchup_unusable(CqrsMember *member, const CqrsCheckpoint *checkpoint, CqrsErrorPolicy policy)
+catchup_unusable(CqrsMember *member, CqrsProjection *projection,
+				 const CqrsCheckpoint *checkpoint, CqrsErrorPolicy policy)
 {
 	MemoryContext context = CurrentMemoryContext;
 
@@ -626,7 +639,7 @@ catchup_unusable(CqrsMember *member, const CqrsCheckpoint *checkpoint, CqrsError
 		FlushErrorState();
 	}
 	PG_END_TRY();
-	catchup_failed(member, cqrs_projection_get(member->projection), policy);
+	catchup_failed(member, projection, policy);
 }
 
 /* A projection has read all there was: what it was catching up for can follow. */
