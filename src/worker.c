@@ -10,7 +10,9 @@
  * locked, so a projection shares passes with others only while it is quick.
  *
  * A worker sleeps on its latch. A publisher's commit sets it (shmem.c); so does
- * a fallback poll, because COMMIT PREPARED can't.
+ * a fallback poll, because COMMIT PREPARED can't. Where nothing has been written
+ * since it last looked, in the whole cluster, and nothing was in progress then, the
+ * poll has nothing to look at, and costs a glance into shared memory.
  *
  * It is a guest in its database: between passes it lets go when somebody waits
  * for the database to be free of sessions (DROP, RENAME, CREATE .. TEMPLATE),
@@ -20,6 +22,7 @@
  */
 #include "postgres.h"
 
+#include "access/transam.h"
 #include "access/xact.h"
 #include "catalog/pg_database.h"
 #include "libpq/pqsignal.h"
@@ -65,6 +68,13 @@
 #define REST_PER_EVENT 300
 #define MAX_REST 10000
 
+/*
+ * So many polls in a row have to find that nothing happens, for the next ones to be
+ * saved. Two, as what a prepared transaction has changed in the catalogs is told a
+ * moment after it is seen to have committed.
+ */
+#define QUIET_POLLS 2
+
 /* between two attempts to switch a projection to inline; ms */
 #define SWITCH_PAUSE 1000
 
@@ -91,6 +101,8 @@ typedef struct PassOutcome
 	int			nevents;		/* that a projection took at most */
 	bool		more;			/* go on at once */
 	bool		leave;			/* the extension is gone */
+	bool		quiet;			/* nothing is in progress, or left to do */
+	FullTransactionId next_xid; /* of the cluster, before the pass */
 	int			round;			/* passes it takes to look at all projections */
 	TimestampTz next_retry_at;	/* 0 = none */
 	int			nswitching;
@@ -118,7 +130,7 @@ static void worker_begins(const char *projection, int nevents, int64 position);
 static void worker_activity(const char *activity, bool idle);
 static BatchLimit *worker_limit(int32 projection);
 static bool worker_must_leave(TimestampTz last_work);
-static void worker_sleep(uint64 seen, TimestampTz next_retry_at);
+static bool worker_sleep(uint64 seen, TimestampTz next_retry_at);
 static void mate_timeout_handler(void);
 
 /*
@@ -200,6 +212,9 @@ worker_loop(void)
 	uint64		seen = 0;
 	int			passes_left = 0;	/* of a round */
 	int64		rest = 0;		/* after the round; us */
+	int			quiet_polls = 0;	/* the latest ones that found nothing to happen */
+	FullTransactionId next_xid = InvalidFullTransactionId;
+	bool		woken = true;
 
 	for (;;)
 	{
@@ -237,12 +252,21 @@ worker_loop(void)
 		rest = Min(rest + outcome.nevents * REST_PER_EVENT, MAX_REST);
 		passes_left = (passes_left == 0 ? outcome.round : passes_left) - 1;
 		unfinished = outcome.more || outcome.nswitching > 0 || outcome.next_retry_at != 0;
+		if (unfinished || !outcome.quiet || !FullTransactionIdEquals(outcome.next_xid, next_xid))
+			quiet_polls = 0;
+		else if (!woken && passes_left <= 0)
+			quiet_polls++;
+		next_xid = outcome.next_xid;
 		if (outcome.more)
 			passes_left = rest = 0;
 		else if (passes_left <= 0)
 		{
 			passes_left = 0;
-			worker_sleep(seen, outcome.next_retry_at);
+			while (!(woken = worker_sleep(seen, outcome.next_retry_at)) &&
+				   quiet_polls >= QUIET_POLLS &&
+				   FullTransactionIdEquals(ReadNextFullTransactionId(), next_xid))
+				if (worker_must_leave(last_work))
+					return;
 		}
 	}
 }
@@ -276,18 +300,24 @@ worker_pass(void)
 		return outcome;
 	}
 
+	/* before anything is looked at: what happens from now on is for the next poll */
+	outcome.next_xid = ReadNextFullTransactionId();
+	outcome.quiet = GetTransactionSnapshot()->xcnt == 0;
+
 	/* somebody waits to drop the extension, or to alter it: let them */
 	if (!cqrs_query_lock_extension())
 	{
 		CommitTransactionCommand();
 		outcome.round = 1;
+		outcome.quiet = false;
 		return outcome;
 	}
 	nmembers = worker_choose(members, projections, &outcome.round);
 	if (nmembers > 0)
 	{
 		worker_activity("looking for events", false);
-		enable_timeout_after(mate_timeout, MATE_AFTER);
+		if (mate_useful)
+			enable_timeout_after(mate_timeout, MATE_AFTER);
 		cqrs_catchup_pass(members, nmembers, false, CQRS_ERROR_RETRY);
 		disable_timeout(mate_timeout, false);
 	}
@@ -388,8 +418,13 @@ worker_collect(PassOutcome *outcome, const CqrsMember *members, int nmembers, lo
 		if (member->next_retry_at != 0 &&
 			(outcome->next_retry_at == 0 || member->next_retry_at < outcome->next_retry_at))
 			outcome->next_retry_at = member->next_retry_at;
+
+		/* who has it may leave without doing what there is to do */
 		if (!member->locked)
+		{
+			outcome->quiet = false;
 			continue;
+		}
 		limit->turn = member->postponed;
 		outcome->nevents = Max(outcome->nevents, member->nevents);
 		outcome->more |= member->more;
@@ -492,7 +527,11 @@ worker_must_leave(TimestampTz last_work)
 	return true;
 }
 
-static void
+/*
+ * Sleep, for no longer than until it is time to poll. Returns whether there is more
+ * reason to look at once. (The timer of a pass wakes us, too, disabled or not.)
+ */
+static bool
 worker_sleep(uint64 seen, TimestampTz next_retry_at)
 {
 	long		timeout = CQRS_WORKER_POLL;
@@ -501,18 +540,19 @@ worker_sleep(uint64 seen, TimestampTz next_retry_at)
 		timeout = Min(timeout,
 					  TimestampDifferenceMilliseconds(GetCurrentTimestamp(), next_retry_at) + 1);
 	if (!cqrs_shmem_worker_sleep(seen))
-		return;
+		return true;
 	worker_activity("waiting for events", true);
 	pgstat_report_stat(true);
 	(void) WaitLatch(MyLatch, WL_LATCH_SET | WL_TIMEOUT | WL_EXIT_ON_PM_DEATH, timeout,
 					 PG_WAIT_EXTENSION);
 	ResetLatch(MyLatch);
 	cqrs_shmem_worker_awake();
+	CHECK_FOR_INTERRUPTS();
+	return ConfigReloadPending;
 }
 
 static void
 mate_timeout_handler(void)
 {
-	if (mate_useful)
-		cqrs_shmem_worker_want_mate();
+	cqrs_shmem_worker_want_mate();
 }

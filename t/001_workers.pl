@@ -99,6 +99,10 @@ $listener->quit;
 
 # --- idle means idle
 
+# A worker that looks for events says so, and since when it does something else.
+poll_ok($node, 'postgres', "SELECT now() - since > '3 s' FROM cqrs.worker_status WHERE database = 'three'",
+	'where nothing is written, polls have nothing to look at');
+
 # Sleeping is a voluntary context switch, so these count wake-ups. The poll makes one a second; what the
 # bound must exclude is a loop, which makes thousands.
 SKIP:
