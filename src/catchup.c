@@ -9,9 +9,9 @@
  * a pass: projections that have caught up must not wait for it, and it must not
  * wait for them for ever, so the two take turns.
  *
- * A view that is alone with a backlog reads its events by itself, as a range of
- * positions: a batch in memory would only be a detour. If that fails it is given
- * the batch after all, in which the event that is to blame can be found.
+ * Views with a backlog read their events by themselves, as a range of positions:
+ * a batch in memory would only be a detour, for each of them. One that fails is
+ * given the batch after all, in which the event that is to blame can be found.
  *
  * For an inline projection the publishers have applied the events; the pass
  * moves its checkpoint, counts, and sends the notifications.
@@ -76,11 +76,18 @@ static bool catchup_batch(PassGroup *group, CqrsBatch *batch, const Pass *pass, 
 static void catchup_find_whole(const PassGroup *group, const Pass *pass, CqrsWalk *walk);
 static void catchup_place(CqrsCheckpoint *checkpoint, CqrsBatch *batch, const Pass *pass);
 static CqrsReadLimit catchup_limit(const PassGroup *group);
-static bool catchup_takes_range(const PassGroup *group);
-static bool catchup_read(CqrsBatch *batch, CqrsRange *range, CqrsCheckpoint *next,
-						 const Pass *pass, CqrsReadLimit limit, bool small_only);
-static bool catchup_range(PassGroup *group, CqrsRange *range, const CqrsCheckpoint *next,
-						  CqrsBatch *batch, const Pass *pass);
+static bool catchup_takes_range(const CqrsProjection *projection);
+static void catchup_split(const PassGroup *group, PassGroup *readers, PassGroup *others);
+static void catchup_join(PassGroup *group, CqrsMember *member, CqrsProjection *projection,
+						 CqrsCheckpoint *checkpoint);
+static bool catchup_read(CqrsBatch *batch, CqrsCheckpoint *next, const Pass *pass,
+						 CqrsReadLimit limit);
+static void catchup_ranges(const PassGroup *readers, PassGroup *others,
+						   const CqrsCheckpoint *from, CqrsBatch *batch, const Pass *pass);
+static bool catchup_range(const PassGroup *readers, int i, CqrsRange *range,
+						  const CqrsCheckpoint *next, CqrsBatch *batch, const Pass *pass);
+static bool catchup_apply(PassGroup *group, const CqrsCheckpoint *next, CqrsBatch *batch,
+						  const Pass *pass);
 static void catchup_member(CqrsMember *member, CqrsProjection *projection,
 						   CqrsCheckpoint *checkpoint, const CqrsCheckpoint *next,
 						   CqrsBatch *batch, CqrsErrorPolicy policy);
@@ -200,13 +207,9 @@ catchup_lock(CqrsMember *members, int nmembers, bool wait, Pass *pass, PassGroup
 		if (group == groups + ngroups)
 		{
 			ngroups++;
-			group->checkpoint = checkpoint;
 			group->nmembers = 0;
 		}
-		group->members[group->nmembers] = member;
-		group->projections[group->nmembers] = projection;
-		group->checkpoints[group->nmembers] = checkpoint;
-		group->nmembers++;
+		catchup_join(group, member, projection, checkpoint);
 	}
 	if (ngroups == 0)
 		PopActiveSnapshot();
@@ -252,44 +255,70 @@ catchup_batch(PassGroup *group, CqrsBatch *batch, const Pass *pass, bool small_o
 {
 	CqrsCheckpoint next = *group->checkpoint;
 	CqrsReadLimit limit = catchup_limit(group);
-	CqrsRange	range = {0};
-	bool		was_frozen = group->checkpoint->frozen;
-	bool		postponed;
-	bool		ranged;
-	bool		moved;
+	PassGroup	readers;
+	PassGroup	others;
 
 	catchup_find_whole(group, pass, &next.walk);
-	postponed = !catchup_read(batch, catchup_takes_range(group) ? &range : NULL,
-										  &next, pass, limit, small_only);
-	ranged = range.upto > 0 && catchup_range(group, &range, &next, batch, pass);
-	if (range.upto > 0 && !ranged)
+	catchup_split(group, &readers, &others);
+	if (readers.nmembers > 0)
+		limit.events = Min(limit.events, MIN_RANGE);
+	if (!next.frozen && catchup_read(batch, &next, pass, limit))
+		return catchup_apply(group, &next, batch, pass);
+	if (small_only)
 	{
-		/* one of the events fails: which, a batch can tell */
-		next = *group->checkpoint;
-		catchup_find_whole(group, pass, &next.walk);
-		(void) catchup_read(batch, NULL, &next, pass, limit, false);
+		for (int i = 0; i < group->nmembers; i++)
+			group->members[i]->more = group->members[i]->postponed = true;
+		return true;
 	}
-	moved = !postponed && (batch->nevents > 0 || was_frozen);
+	if (!next.frozen)
+	{
+		next.frozen = true;
+		next.walk.target = pass->current;
+		next.walk.last = 0;
+		cqrs_outbox_read_bounds(next.walk.done, pass->current, limit.events, &next.walk.low,
+								&next.walk.high);
+	}
+	catchup_ranges(&readers, &others, &next, batch, pass);
+	if (others.nmembers == 0)
+		return true;
+	if (cqrs_outbox_read_walk(batch, &next.walk, catchup_limit(&others)))
+	{
+		next.frozen = false;
+		next.walk.done = next.walk.target;
+	}
+	if (batch->nevents > 0)
+		next.walk.last = batch->events[batch->nevents - 1].position;
+	return catchup_apply(&others, &next, batch, pass) || others.nmembers < group->nmembers;
+}
+
+/*
+ * Give a batch to all members of a group, and move their checkpoints to next.
+ * Returns whether there was something.
+ */
+static bool
+catchup_apply(PassGroup *group, const CqrsCheckpoint *next, CqrsBatch *batch,
+			  const Pass *pass)
+{
+	bool		was_frozen = group->checkpoint->frozen;
+	bool		moved = batch->nevents > 0 || was_frozen;
 
 	for (int i = 0; i < group->nmembers; i++)
 	{
 		CqrsMember *member = group->members[i];
+		CqrsProjection *projection = group->projections[i];
 		TimestampTz not_before;
 
-		member->nevents = ranged ? range.nevents : batch->nevents;
-		not_before = catchup_retry(member, group->projections[i], group->checkpoints[i],
-								   pass->policy);
+		member->nevents = batch->nevents;
+		not_before = catchup_retry(member, projection, group->checkpoints[i], pass->policy);
 		if (member->error != NULL)
 			continue;
 
 		/* at the end of a frozen interval there may be what came after it was frozen */
-		member->more = postponed || next.frozen || was_frozen || ranged;
-		member->postponed = postponed;
-		if (moved && !ranged)
+		member->more = next->frozen || was_frozen;
+		if (moved)
 		{
 			catchup_place(group->checkpoints[i], batch, pass);
-			catchup_member(member, group->projections[i], group->checkpoints[i], &next, batch,
-						   pass->policy);
+			catchup_member(member, projection, group->checkpoints[i], next, batch, pass->policy);
 			if (member->error != NULL)
 				continue;
 		}
@@ -297,9 +326,9 @@ catchup_batch(PassGroup *group, CqrsBatch *batch, const Pass *pass, bool small_o
 		if (member->next_retry_at != 0)
 			member->next_retry_at = Max(member->next_retry_at, not_before);
 		if (!member->more)
-			catchup_arrived(member, group->projections[i]);
+			catchup_arrived(member, projection);
 	}
-	return moved || ranged || postponed;
+	return moved;
 }
 
 /*
@@ -353,89 +382,93 @@ catchup_limit(const PassGroup *group)
 }
 
 /*
- * May the group's next events be taken as a range? For one projection alone: what
- * several read, they had better read once. One that has put events aside has to
- * look at each event's key.
+ * May the projection read its next events by itself? One that has put events aside
+ * has to look at each event's key.
  */
 static bool
-catchup_takes_range(const PassGroup *group)
+catchup_takes_range(const CqrsProjection *projection)
 {
-	CqrsProjection *projection = group->projections[0];
-
-	return group->nmembers == 1 && cqrs_handler_kind(projection)->reads_ranges &&
+	return cqrs_handler_kind(projection)->reads_ranges &&
 		!cqrs_projection_is_inline(projection) &&
 		!projection->parked && projection->parked_retry_at == 0;
 }
 
+/* Part a group into those who may read ranges, and the others. */
+static void
+catchup_split(const PassGroup *group, PassGroup *readers, PassGroup *others)
+{
+	readers->nmembers = others->nmembers = 0;
+	for (int i = 0; i < group->nmembers; i++)
+		catchup_join(catchup_takes_range(group->projections[i]) ? readers : others,
+					 group->members[i], group->projections[i], group->checkpoints[i]);
+}
+
+/* Add a member, which stands where the others of the group do. */
+static void
+catchup_join(PassGroup *group, CqrsMember *member, CqrsProjection *projection,
+			 CqrsCheckpoint *checkpoint)
+{
+	if (group->nmembers == 0)
+		group->checkpoint = checkpoint;
+	group->members[group->nmembers] = member;
+	group->projections[group->nmembers] = projection;
+	group->checkpoints[group->nmembers] = checkpoint;
+	group->nmembers++;
+}
+
 /*
- * Read the batch that follows next, and move next behind it. If range is given,
- * and there is more than a few events, they may become a range instead, which then
- * is not empty. Returns false, with nothing read, if small_only is set and the
- * batch would be but a part of what there is.
+ * Read all that follows next, and move next to the pass's snapshot. Returns false,
+ * with nothing read, if there is more than the limit allows.
  */
 static bool
-catchup_read(CqrsBatch *batch, CqrsRange *range, CqrsCheckpoint *next, const Pass *pass,
-			 CqrsReadLimit limit, bool small_only)
+catchup_read(CqrsBatch *batch, CqrsCheckpoint *next, const Pass *pass, CqrsReadLimit limit)
 {
-	Datum		current = pass->current;
-	CqrsReadLimit whole = limit;
-
-	if (!next->frozen)
-	{
-		if (range != NULL)
-			whole.events = Min(whole.events, MIN_RANGE);
-		if (!cqrs_outbox_read_is_long(next->walk.done, whole) &&
-			cqrs_outbox_read_interval(batch, next->walk.done, current, whole))
-		{
-			next->walk.done = current;
-			if (batch->nevents > 0)
-				next->walk.last = Max(next->walk.last,
-									  batch->events[batch->nevents - 1].position);
-			return true;
-		}
-		if (small_only)
-			return false;
-		next->frozen = true;
-		next->walk.target = current;
-		next->walk.last = 0;
-		cqrs_outbox_read_bounds(next->walk.done, current, whole.events, &next->walk.low,
-								&next->walk.high);
-	}
-	else if (small_only)
+	if (cqrs_outbox_read_is_long(next->walk.done, limit) ||
+		!cqrs_outbox_read_interval(batch, next->walk.done, pass->current, limit))
 		return false;
-
-	if (range != NULL && cqrs_outbox_read_range(range, &next->walk, limit.events))
-	{
-		next->walk.last = range->upto;
-		if (range->is_end)
-		{
-			next->frozen = false;
-			next->walk.done = next->walk.target;
-		}
-		return true;
-	}
-	if (cqrs_outbox_read_walk(batch, &next->walk, limit))
-	{
-		next->frozen = false;
-		next->walk.done = next->walk.target;
-	}
+	next->walk.done = pass->current;
 	if (batch->nevents > 0)
-		next->walk.last = batch->events[batch->nevents - 1].position;
+		next->walk.last = Max(next->walk.last, batch->events[batch->nevents - 1].position);
 	return true;
 }
 
 /*
- * Have a group's only projection read a range and apply it, and move its checkpoint
- * to next. Returns false, with nothing done, if it fails by an error that may be
- * one event's.
+ * Have readers read the next range of a frozen interval, each by itself. They join
+ * the others if there is none, and so does one whose statement fails by an error
+ * that may be one event's: which, a batch can tell.
+ */
+static void
+catchup_ranges(const PassGroup *readers, PassGroup *others, const CqrsCheckpoint *from,
+			   CqrsBatch *batch, const Pass *pass)
+{
+	CqrsCheckpoint next = *from;
+	CqrsRange	range = {0};
+	bool		found = readers->nmembers > 0 &&
+		cqrs_outbox_read_range(&range, &from->walk, catchup_limit(readers).events);
+
+	next.walk.last = range.upto;
+	if (range.is_end)
+	{
+		next.frozen = false;
+		next.walk.done = next.walk.target;
+	}
+	for (int i = 0; i < readers->nmembers; i++)
+		if (!found || !catchup_range(readers, i, &range, &next, batch, pass))
+			catchup_join(others, readers->members[i], readers->projections[i],
+						 readers->checkpoints[i]);
+}
+
+/*
+ * Have one of them read a range and apply it, and move its checkpoint to next.
+ * Returns false, with nothing done, if it fails by an error that may be one event's.
  */
 static bool
-catchup_range(PassGroup *group, CqrsRange *range, const CqrsCheckpoint *next,
+catchup_range(const PassGroup *readers, int i, CqrsRange *range, const CqrsCheckpoint *next,
 			  CqrsBatch *batch, const Pass *pass)
 {
-	CqrsMember *member = group->members[0];
-	CqrsProjection *projection = group->projections[0];
-	CqrsCheckpoint *checkpoint = group->checkpoints[0];
+	CqrsMember *member = readers->members[i];
+	CqrsProjection *projection = readers->projections[i];
+	CqrsCheckpoint *checkpoint = readers->checkpoints[i];
 	CqrsApplied applied = {.range = range};
 	TimestampTz started = GetCurrentTimestamp();
 
@@ -447,6 +480,8 @@ catchup_range(PassGroup *group, CqrsRange *range, const CqrsCheckpoint *next,
 	member->duration = TimestampDifferenceMilliseconds(started, GetCurrentTimestamp());
 	if (member->error == NULL)
 	{
+		member->nevents = range->nevents;
+		member->more = true;
 		checkpoint->peak = Max(checkpoint->peak, range->upto);
 		catchup_advance(member, projection, checkpoint, next, &applied, range->nevents,
 						range->last);
@@ -454,7 +489,6 @@ catchup_range(PassGroup *group, CqrsRange *range, const CqrsCheckpoint *next,
 	}
 	if (cqrs_apply_error_is_transient(member->error))
 	{
-		member->more = false;
 		catchup_failed(member, projection, pass->policy);
 		return true;
 	}

@@ -1,4 +1,4 @@
-# A view that is alone with a backlog reads its events from the outbox by itself, a range of positions at a time. That
+# Views with a backlog read their events from the outbox by themselves, a range of positions at a time. That
 # must be the same as reading them into a batch first, but for who reads: no event more or less, in the read table and
 # in the figures, with an event in the way that fails, and with one that commits late.
 #
@@ -145,6 +145,59 @@ run('CALL cqrs.catch_up()');
 is(run('SELECT count(*) FROM log'), run('SELECT count(*) FROM cqrs.outbox'), 'those between are not processed again');
 is(run('SELECT count(*), min(position) FROM new_log'), "31|$slow", 'nor by who began behind them');
 
+# --- a session follows when filters come and go
+
+run(q{SELECT cqrs.drop_projection(name, drop_read_tables => true) FROM cqrs.projection});
+run(q{SELECT cqrs.create_view('paid', 'SELECT event_type, count(*) AS events FROM events GROUP BY 1',
+	event_types => '{Paid}', start_at => 'now', batch_size => 10)});
+my $publish = q{INSERT INTO cqrs.outbox (aggregate_type, aggregate_id, event_type)
+	SELECT 'Account', i, CASE i % 2 WHEN 0 THEN 'Paid' ELSE 'Opened' END FROM generate_series(1, 20) AS i};
+is(run("$publish; CALL cqrs.catch_up(); SELECT cqrs.alter_projection('paid', event_types => '{}');
+		$publish; CALL cqrs.catch_up(); SELECT cqrs.alter_projection('paid', event_types => '{Opened}');
+		$publish; CALL cqrs.catch_up(); SELECT * FROM paid ORDER BY 1") =~ s/^\n+//r,
+	"Opened|20\nPaid|20", 'and counts what each lets through');
+
+# --- several views read by themselves, also beside a handler that is given batches; one that fails is given one, too
+
+run(q{SELECT cqrs.drop_projection(name, drop_read_tables => true) FROM cqrs.projection});
+run(q{
+	CREATE TABLE handled (position bigint PRIMARY KEY);
+	CREATE FUNCTION handle() RETURNS trigger LANGUAGE plpgsql AS $$
+	BEGIN
+		INSERT INTO handled SELECT position FROM events;
+		RETURN NULL;
+	END $$;
+	BEGIN;
+	SELECT cqrs.create_view('counts', 'SELECT aggregate_id AS account, count(*) AS events FROM events GROUP BY 1',
+		start_at => 'now', batch_size => 10);
+	SELECT cqrs.create_view('sums', $$ SELECT aggregate_id AS account, sum((payload->>'n')::int) AS total
+		FROM events GROUP BY 1 $$, start_at => 'now', batch_size => 20);
+	SELECT cqrs.create_projection('handled', 'handle()', '{handled}', start_at => 'now', batch_size => 15);
+	COMMIT;
+});
+is(run('SELECT count(DISTINCT done::text) FROM cqrs.checkpoint'), 1, 'they stand at one checkpoint');
+my $first = run('SELECT max(position) + 1 FROM cqrs.outbox');
+$before = read_by_ranges();
+publish_many(50, "'Paid'", '1');
+run('CALL cqrs.catch_up()');
+is(read_by_ranges() - $before, 100, 'each view reads by itself');
+same_for_all('and all have what is theirs');
+
+publish_many(5, "'Paid'", '1');
+run('CALL cqrs.catch_up()');
+is(read_by_ranges() - $before, 100, 'few events they have read for them');
+is(run('SELECT count(DISTINCT done::text) FROM cqrs.checkpoint'), 1, 'and stand at one checkpoint again');
+same_for_all('they are in all tables');
+
+publish_many(50, "'Paid'", "CASE i WHEN 33 THEN 'x' ELSE '1' END");
+run('CALL cqrs.catch_up()');
+is(run('SELECT DISTINCT projection FROM cqrs.dead_letter'), 'sums', 'an event that fails for one is put aside for that');
+run(q{SELECT cqrs.discard_dead_letters('sums', key) FROM (SELECT DISTINCT key FROM cqrs.dead_letter) AS d});
+is(run(q{SELECT sum(events_processed) || ' of ' || sum(events_processed + events_parked) FROM cqrs.projection_status
+	WHERE name <> 'sums'}), '210 of 210', 'the others process it');
+is(run("SELECT count(*) FROM handled WHERE position >= $first"), 105, 'each once');
+is(run('SELECT sum(events) FROM counts'), 105, 'be it counted or kept');
+
 is(run('SELECT cqrs.count_event(1, pg_current_xact_id()) AND cqrs.count_event(1)'), 't', 'anywhere else the function that counts does nothing');
 
 $node->stop;
@@ -201,6 +254,18 @@ sub status_of
 	my ($columns) = @_;
 
 	return run("SELECT $columns FROM cqrs.projection_status");
+}
+
+sub same_for_all
+{
+	my ($name) = @_;
+	my $events = "FROM cqrs.outbox WHERE position >= $first GROUP BY 1 ORDER BY 1";
+
+	is(run('SELECT * FROM counts ORDER BY account; SELECT * FROM sums ORDER BY account; SELECT * FROM handled ORDER BY 1'),
+		run("SELECT aggregate_id, count(*) $events; SELECT aggregate_id, sum((payload->>'n')::int) $events;
+			SELECT position FROM cqrs.outbox WHERE position >= $first ORDER BY 1"),
+		$name);
+	return;
 }
 
 sub same
