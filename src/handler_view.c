@@ -35,8 +35,16 @@
 /* as many bytes of keys do not fit into a notification */
 #define MAX_KEY_BYTES 8000
 
-/* of a statement that reads the outbox: peak, settled, the range, three filters */
-#define NRANGE_ARGS 7
+/* of a statement that reads the outbox: peak, settled, the range, the filters */
+#define NFILTERS 3
+#define NRANGE_ARGS (4 + NFILTERS)
+
+/*
+ * Up to so many positions, a range is so small a part of any outbox of a size that
+ * matters that going by position is right, and planning would take a good part of
+ * the time.
+ */
+#define SHORT_RANGE 10000
 
 /* a view as this process knows it */
 typedef struct Maintained
@@ -45,14 +53,15 @@ typedef struct Maintained
 	bool		valid;			/* else it is to be made anew */
 	char	   *query;			/* what it was made from */
 	CqrsViewTables tables;
+	bool		filtered[NFILTERS]; /* by event_types, aggregate_types, sources */
 	uint64		checked;		/* the functions, at this count of catalog changes */
 	uint64		types_checked;	/* the types, at this count of their changes */
 	MemoryContext context;		/* of all that is below */
 	CqrsView   *view;
 	CqrsQuery	apply[CQRS_QUERY_SIZE_CLASSES];
 	CqrsQuery	apply_telling[CQRS_QUERY_SIZE_CLASSES]; /* the keys */
-	CqrsQuery	range[2];		/* of any rows, and whole */
-	CqrsQuery	range_telling[2];
+	CqrsQuery	range[2][2];	/* of any rows, and whole; long, and short */
+	CqrsQuery	range_telling[2][2];
 } Maintained;
 
 /* keys on their way out of a statement */
@@ -99,14 +108,16 @@ static uint64 *handler_view_hash_keys(CqrsProjection *projection, CqrsEvent **ev
 									  int nevents, TupleDesc desc);
 static void hash_add(int i, Datum value, bool isnull, void *arg);
 static Maintained *view_get(const CqrsProjection *projection);
+static void view_filters(const CqrsProjection *projection, const CqrsFilter *filters[NFILTERS]);
+static bool view_is_filtered_so(const Maintained *maintained, const CqrsProjection *projection);
 static void views_sweep(void);
 static void view_forget(Maintained *maintained);
 static void view_make(Maintained *maintained, const CqrsProjection *projection);
 static void view_check_types(const CqrsView *view, Oid read_table);
 static void view_check_key(const CqrsView *view, Oid relid, bool is_state);
 static bool index_is_key(const CqrsView *view, Relation index, bool is_state);
-static void view_make_queries(Maintained *maintained, CqrsQuery *batches, CqrsQuery *ranges,
-							  bool tell);
+static void view_make_queries(Maintained *maintained, CqrsQuery *batches,
+							  CqrsQuery (*ranges)[2], bool tell);
 static bool view_collect_key(TupleTableSlot *slot, void *arg);
 static void view_relcache_callback(Datum arg, Oid relid);
 static void view_syscache_callback(Datum arg, int cacheid, uint32 hashvalue);
@@ -188,10 +199,11 @@ static void
 view_apply_range(Maintained *maintained, CqrsHandlerCall *call, bool tell, CqrsRowFn row_fn,
 				 Keys *keys)
 {
-	const CqrsFilter *const filters[] = {
-		&call->projection->event_types, &call->projection->aggregate_types,
-		&call->projection->sources
-	};
+	const CqrsFilter *filters[NFILTERS];
+	bool		is_short = call->range->upto - call->range->after <= SHORT_RANGE;
+	bool		is_whole = call->range->is_whole;
+	CqrsQuery  *query = tell ? &maintained->range_telling[is_whole][is_short] :
+		&maintained->range[is_whole][is_short];
 	Datum		args[NRANGE_ARGS];
 	char		nulls[NRANGE_ARGS];
 
@@ -200,18 +212,18 @@ view_apply_range(Maintained *maintained, CqrsHandlerCall *call, bool tell, CqrsR
 	args[1] = Int64GetDatum(call->batch->settled);
 	args[2] = Int64GetDatum(call->range->after);
 	args[3] = Int64GetDatum(call->range->upto);
-	for (int i = 0; i < lengthof(filters); i++)
+	view_filters(call->projection, filters);
+	for (int i = 0; i < NFILTERS; i++)
 	{
-		args[NRANGE_ARGS - lengthof(filters) + i] = filters[i]->array;
+		args[NRANGE_ARGS - NFILTERS + i] = filters[i]->array;
 		if (filters[i]->all)
-			nulls[NRANGE_ARGS - lengthof(filters) + i] = 'n';
+			nulls[NRANGE_ARGS - NFILTERS + i] = 'n';
 	}
 
 	cqrs_outbox_read_range_count(call->range);
 	PG_TRY();
 	{
-		cqrs_query_run(tell ? &maintained->range_telling[call->range->is_whole] :
-					   &maintained->range[call->range->is_whole], args, nulls, row_fn, keys);
+		cqrs_query_run(query, args, nulls, row_fn, keys);
 	}
 	PG_FINALLY();
 	{
@@ -309,7 +321,8 @@ view_get(const CqrsProjection *projection)
 
 	if (found && maintained->context != NULL &&
 		(!maintained->valid || maintained->tables.read_table != projection->tables[0] ||
-		 strcmp(maintained->query, projection->query) != 0))
+		 strcmp(maintained->query, projection->query) != 0 ||
+		 !view_is_filtered_so(maintained, projection)))
 		view_forget(maintained);
 	if (!found || maintained->context == NULL)
 	{
@@ -339,6 +352,27 @@ view_get(const CqrsProjection *projection)
 	return maintained;
 }
 
+static void
+view_filters(const CqrsProjection *projection, const CqrsFilter *filters[NFILTERS])
+{
+	filters[0] = &projection->event_types;
+	filters[1] = &projection->aggregate_types;
+	filters[2] = &projection->sources;
+}
+
+/* Does the projection have the filters that statements were made for? */
+static bool
+view_is_filtered_so(const Maintained *maintained, const CqrsProjection *projection)
+{
+	const CqrsFilter *filters[NFILTERS];
+	bool		same = true;
+
+	view_filters(projection, filters);
+	for (int i = 0; i < NFILTERS; i++)
+		same &= maintained->filtered[i] == !filters[i]->all;
+	return same;
+}
+
 /* Forget the views whose projections are gone. */
 static void
 views_sweep(void)
@@ -365,11 +399,12 @@ view_forget(Maintained *maintained)
 		cqrs_query_forget(&maintained->apply[i]);
 		cqrs_query_forget(&maintained->apply_telling[i]);
 	}
-	for (int i = 0; i < lengthof(maintained->range); i++)
-	{
-		cqrs_query_forget(&maintained->range[i]);
-		cqrs_query_forget(&maintained->range_telling[i]);
-	}
+	for (int i = 0; i < 2; i++)
+		for (int j = 0; j < 2; j++)
+		{
+			cqrs_query_forget(&maintained->range[i][j]);
+			cqrs_query_forget(&maintained->range_telling[i][j]);
+		}
 	MemoryContextDelete(maintained->context);
 	maintained->context = NULL;
 }
@@ -381,6 +416,7 @@ view_make(Maintained *maintained, const CqrsProjection *projection)
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "cqrs_views view",
 												  ALLOCSET_SMALL_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
+	const CqrsFilter *filters[NFILTERS];
 
 	/* keys may be computed before anybody else looks at the tables */
 	for (int i = 0; i < projection->ntables; i++)
@@ -391,6 +427,9 @@ view_make(Maintained *maintained, const CqrsProjection *projection)
 	maintained->query = pstrdup(projection->query);
 	maintained->tables.read_table = projection->tables[0];
 	maintained->tables.state_table = projection->state_table;
+	view_filters(projection, filters);
+	for (int i = 0; i < NFILTERS; i++)
+		maintained->filtered[i] = !filters[i]->all;
 	maintained->view = cqrs_view_parse(projection->query);
 	view_check_types(maintained->view, maintained->tables.read_table);
 	view_check_key(maintained->view, maintained->tables.read_table, false);
@@ -488,16 +527,18 @@ index_is_key(const CqrsView *view, Relation index, bool is_state)
 }
 
 /*
- * A statement for each size of batches, of which the smallest has one event; and two
- * for ranges, which are planned for each anew: whether to go through the outbox by
- * position or as it lies depends on how much of it a range is. How many events that
- * is, statistics often don't know yet, so it is never taken for so few as to sort.
+ * A statement for each size of batches, of which the smallest has one event; and for
+ * ranges. Of these, long ones are planned for each anew: whether to go through the
+ * outbox by position or as it lies depends on how much of it a range is. How many
+ * events that is, statistics often don't know yet, so it is never taken for so few
+ * as to sort.
  */
 static void
-view_make_queries(Maintained *maintained, CqrsQuery *batches, CqrsQuery *ranges, bool tell)
+view_make_queries(Maintained *maintained, CqrsQuery *batches, CqrsQuery (*ranges)[2], bool tell)
 {
 	const CqrsView *view = maintained->view;
 	const CqrsViewTables *tables = &maintained->tables;
+	const bool *filtered = maintained->filtered;
 	char	   *one = cqrs_view_sql_apply(view, tables, true, tell);
 	char	   *many = cqrs_view_sql_apply(view, tables, false, tell);
 
@@ -509,19 +550,26 @@ view_make_queries(Maintained *maintained, CqrsQuery *batches, CqrsQuery *ranges,
 		.nargs = view->nkept > 0 ? 2 : 0,
 		.argtypes = {INT8OID, INT8OID}
 	};
-	for (int i = 0; i < lengthof(maintained->range); i++)
-		ranges[i] = (CqrsQuery)
+	for (int i = 0; i < 2; i++)
 	{
-		.sql = cqrs_view_sql_apply_from(view, tables, cqrs_outbox_read_range_source(),
-										cqrs_outbox_read_range_condition(i == 1), tell),
-		.flags = CQRS_QUERY_IN_PLACE | CQRS_QUERY_CUSTOM | CQRS_QUERY_NO_JIT |
-		CQRS_QUERY_HASHED,
-		.nargs = NRANGE_ARGS,
-		.argtypes = {
-			INT8OID, INT8OID, INT8OID, INT8OID,
-			TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID
-		}
-	};
+		char	   *condition = cqrs_outbox_read_range_condition(i == 1, filtered[0], filtered[1],
+																 filtered[2]);
+
+		ranges[i][0] = (CqrsQuery)
+		{
+			.sql = cqrs_view_sql_apply_from(view, tables, cqrs_outbox_read_range_source(),
+											condition, tell),
+			.flags = CQRS_QUERY_IN_PLACE | CQRS_QUERY_CUSTOM | CQRS_QUERY_NO_JIT |
+			CQRS_QUERY_HASHED,
+			.nargs = NRANGE_ARGS,
+			.argtypes = {
+				INT8OID, INT8OID, INT8OID, INT8OID,
+				TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID
+			}
+		};
+		ranges[i][1] = ranges[i][0];
+		ranges[i][1].flags = CQRS_QUERY_IN_PLACE | CQRS_QUERY_BY_KEY | CQRS_QUERY_HASHED;
+	}
 }
 
 /*

@@ -367,21 +367,20 @@ cqrs_outbox_read_range_source(void)
 }
 
 /*
- * The condition that goes with it, for a range that is whole or for any: an event of
- * the range that the filters $5 (event_types), $6 (aggregate_types) and $7 (sources)
- * let through; NULL = all. It counts those, so whatever else the statement demands
- * must be asked after it.
+ * The condition that goes with it, in the current memory context: an event of the
+ * range, which is whole or may be any, that the filters $5 (event_types), $6
+ * (aggregate_types) and $7 (sources) let through, those that there are. It counts
+ * those, so whatever else the statement demands must be asked after it.
  */
-const char *
-cqrs_outbox_read_range_condition(bool whole)
+char *
+cqrs_outbox_read_range_condition(bool whole, bool event_types, bool aggregate_types,
+								 bool sources)
 {
-#define RANGE_FILTERS \
-	"($5 IS NULL OR event_type OPERATOR(pg_catalog.=) ANY ($5))" \
-	" AND ($6 IS NULL OR aggregate_type OPERATOR(pg_catalog.=) ANY ($6))" \
-	" AND ($7 IS NULL OR source OPERATOR(pg_catalog.=) ANY ($7))"
-
-	return whole ? RANGE_FILTERS " AND cqrs.count_event(\"position\")" :
-		RANGE_FILTERS " AND cqrs.count_event(\"position\", xid)";
+	return psprintf("%s%s%scqrs.count_event(\"position\"%s)",
+					event_types ? "event_type OPERATOR(pg_catalog.=) ANY ($5) AND " : "",
+					aggregate_types ? "aggregate_type OPERATOR(pg_catalog.=) ANY ($6) AND " : "",
+					sources ? "source OPERATOR(pg_catalog.=) ANY ($7) AND " : "",
+					whole ? "" : ", xid");
 }
 
 /*

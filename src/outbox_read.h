@@ -58,7 +58,8 @@ typedef struct CqrsRange
 
 extern bool cqrs_outbox_read_range(CqrsRange *range, const CqrsWalk *walk, int limit);
 extern const char *cqrs_outbox_read_range_source(void);
-extern const char *cqrs_outbox_read_range_condition(bool whole);
+extern char *cqrs_outbox_read_range_condition(bool whole, bool event_types,
+											  bool aggregate_types, bool sources);
 extern void cqrs_outbox_read_range_count(CqrsRange *range);
 extern bool cqrs_outbox_read_count_event(int64 position);
 extern bool cqrs_outbox_read_pick_event(int64 position, FullTransactionId xid);

@@ -164,9 +164,10 @@ query_settings(const CqrsQuery *query, bool shape)
 	static const char *const hashed[] = {
 		"enable_sort", NULL
 	};
+	bool		plans = shape || (query->flags & CQRS_QUERY_CUSTOM);
 	int			nest_level = 0;
 
-	if (shape || (query->flags & (CQRS_QUERY_NO_JIT | CQRS_QUERY_HASHED)) ||
+	if (shape || (plans && (query->flags & (CQRS_QUERY_NO_JIT | CQRS_QUERY_HASHED))) ||
 		(!(query->flags & CQRS_QUERY_IN_PLACE) &&
 		 strcmp(namespace_search_path, OUR_SEARCH_PATH) != 0))
 		nest_level = NewGUCNestLevel();
@@ -177,9 +178,9 @@ query_settings(const CqrsQuery *query, bool shape)
 		query_set_off(indexed);
 	if (shape && (query->flags & CQRS_QUERY_BY_KEY))
 		query_set_off(by_key);
-	if (query->flags & CQRS_QUERY_NO_JIT)
+	if (plans && (query->flags & CQRS_QUERY_NO_JIT))
 		query_set_off(no_jit);
-	if (query->flags & CQRS_QUERY_HASHED)
+	if (plans && (query->flags & CQRS_QUERY_HASHED))
 		query_set_off(hashed);
 	return nest_level;
 }

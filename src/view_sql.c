@@ -313,9 +313,11 @@ sql_select(CqrsViewSql *sql, bool with_positions)
 	for (int i = 0; i < view->nkept && with_positions; i++)
 		sql_position(sql, kept_column(view, i));
 	appendStringInfo(text, " FROM %s", sql->source);
-	if (sql->condition != NULL)
+	if (sql->condition != NULL && view->where != NULL)
 		appendStringInfo(text, " WHERE CASE WHEN %s THEN %s ELSE false END", sql->condition,
-						 view->where ? view->where : "true");
+						 view->where);
+	else if (sql->condition != NULL)
+		appendStringInfo(text, " WHERE %s", sql->condition);
 	else if (view->where != NULL)
 		appendStringInfo(text, " WHERE %s", view->where);
 	if (!view->grouped || sql->one_event)
