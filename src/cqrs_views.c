@@ -24,6 +24,7 @@
 #include "launcher.h"
 #include "outbox.h"
 #include "projection.h"
+#include "query.h"
 #include "read_table.h"
 #include "session.h"
 #include "shmem.h"
@@ -34,6 +35,7 @@ void
 _PG_init(void)
 {
 	cqrs_guc_define();
+	cqrs_query_init();
 	cqrs_session_init();
 	cqrs_outbox_init();
 	cqrs_read_table_init();

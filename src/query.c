@@ -24,13 +24,16 @@
 #include "miscadmin.h"
 #include "parser/parse_expr.h"
 #include "parser/parser.h"
+#include "pgtime.h"
 #include "storage/lock.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/bytea.h"
 #include "utils/float.h"
 #include "utils/guc.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
+#include "utils/pg_locale.h"
 #include "utils/plancache.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
@@ -52,6 +55,21 @@ typedef struct RowReceiver
 	void	   *arg;
 } RowReceiver;
 
+/* a table of the extension's that was looked up before */
+typedef struct KnownRelation
+{
+	const char *relname;
+	Oid			relid;
+} KnownRelation;
+
+#define MAX_KNOWN 16
+
+/* forgotten whenever a table or a schema changes, which is counted */
+static KnownRelation known_relations[MAX_KNOWN];
+static int	nknown = 0;
+static uint64 catalog_changes = 0;
+
+static void query_catalog_callback(Datum arg, int cacheid, uint32 hashvalue);
 static char *query_resolve_path(const char *path);
 static char *query_temporary_last(const char *path);
 static void query_prepare(CqrsQuery *query);
@@ -64,11 +82,20 @@ static void query_set_off(const char *const *names);
 static void query_become(CqrsUserContext *context, Oid userid);
 static void query_set_fixed(void);
 static void query_set(const char *name, const char *value);
+static const char *query_current(const char *name);
 static Oid	query_owner(void);
 static Oid	query_schema(void);
 static bool row_receive(TupleTableSlot *slot, DestReceiver *self);
 static void row_startup(DestReceiver *self, int operation, TupleDesc typeinfo);
 static void row_shutdown(DestReceiver *self);
+
+/* Called once per process, from _PG_init. */
+void
+cqrs_query_init(void)
+{
+	CacheRegisterSyscacheCallback(RELNAMENSP, query_catalog_callback, (Datum) 0);
+	CacheRegisterSyscacheCallback(NAMESPACENAME, query_catalog_callback, (Datum) 0);
+}
 
 /*
  * Run one statement of ours. args and nulls are as for SPI_execute_plan; nulls
@@ -337,13 +364,24 @@ cqrs_query_leave_portable(int nest_level)
 
 /*
  * The OID of one of the extension's tables in this database, from the system
- * caches. With missing_ok, InvalidOid where the extension is not installed.
+ * caches; relname is a constant. With missing_ok, InvalidOid where the extension is
+ * not installed.
  */
 Oid
 cqrs_query_relation(const char *relname, bool missing_ok)
 {
-	Oid			nspid = query_schema();
-	Oid			relid = OidIsValid(nspid) ? get_relname_relid(relname, nspid) : InvalidOid;
+	uint64		changes;
+	Oid			nspid;
+	Oid			relid;
+
+	for (int i = 0; i < nknown; i++)
+		if (strcmp(known_relations[i].relname, relname) == 0)
+			return known_relations[i].relid;
+	changes = catalog_changes;
+	nspid = query_schema();
+	relid = OidIsValid(nspid) ? get_relname_relid(relname, nspid) : InvalidOid;
+	if (OidIsValid(relid) && changes == catalog_changes && nknown < MAX_KNOWN)
+		known_relations[nknown++] = (KnownRelation) {relname, relid};
 
 	if (!OidIsValid(relid) && !missing_ok)
 		ereport(ERROR,
@@ -426,6 +464,13 @@ query_temporary_last(const char *path)
 	appendStringInfoString(&result, "pg_temp");
 	list_free(names);
 	return result.data;
+}
+
+static void
+query_catalog_callback(Datum arg, int cacheid, uint32 hashvalue)
+{
+	nknown = 0;
+	catalog_changes++;
 }
 
 static void
@@ -553,11 +598,34 @@ query_set_fixed(void)
 static void
 query_set(const char *name, const char *value)
 {
-	const char *current = GetConfigOption(name, false, false);
+	const char *current = query_current(name);
 
 	if (current == NULL || strcmp(current, value) != 0)
 		(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
 								 GUC_ACTION_SAVE, true, 0, false);
+}
+
+/* The value of a setting; of those that are asked for often, where it lies. */
+static const char *
+query_current(const char *name)
+{
+	static const struct
+	{
+		const char *name;
+		char	  **value;
+	}			variables[] = {
+		{"search_path", &namespace_search_path},
+		{"lc_monetary", &locale_monetary},
+		{"lc_numeric", &locale_numeric},
+		{"lc_time", &locale_time}
+	};
+
+	for (int i = 0; i < lengthof(variables); i++)
+		if (strcmp(variables[i].name, name) == 0)
+			return *variables[i].value;
+	if (strcmp(name, "TimeZone") == 0)
+		return pg_get_timezone_name(session_timezone);
+	return GetConfigOption(name, false, false);
 }
 
 static Oid

@@ -89,6 +89,7 @@ extern void cqrs_query_leave_user(CqrsUserContext *context);
 extern int	cqrs_query_enter_portable(void);
 extern void cqrs_query_leave_portable(int nest_level);
 
+extern void cqrs_query_init(void);
 extern Oid	cqrs_query_relation(const char *relname, bool missing_ok);
 extern bool cqrs_query_lock_extension(void);
 
