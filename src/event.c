@@ -47,6 +47,8 @@ static bool kept_in_use = false;
 static void key_keep(int i, Datum value, bool isnull, void *arg);
 static TupleDesc event_desc(void);
 static void batch_append(CqrsBatch *batch, HeapTuple tuple, int64 position);
+static void evaluate_column(AttrNumber attnum, CqrsEvent **events, int nevents, TupleDesc desc,
+							void (*ready_fn) (void), CqrsValueFn value_fn, void *arg);
 static int	event_compare(const void *a, const void *b);
 
 /* The OID of the type cqrs.event. */
@@ -303,11 +305,23 @@ void
 cqrs_event_evaluate(const Expr *expr, CqrsEvent **events, int nevents, TupleDesc desc,
 					void (*ready_fn) (void), CqrsValueFn value_fn, void *arg)
 {
-	EState	   *estate = CreateExecutorState();
-	ExprContext *econtext = GetPerTupleExprContext(estate);
-	ExprState  *state = ExecPrepareExpr(copyObject(unconstify(Expr *, expr)), estate);
-	TupleTableSlot *slot = MakeSingleTupleTableSlot(desc, &TTSOpsHeapTuple);
-	MemoryContext old = MemoryContextSwitchTo(econtext->ecxt_per_tuple_memory);
+	EState	   *estate;
+	ExprContext *econtext;
+	ExprState  *state;
+	TupleTableSlot *slot;
+	MemoryContext old;
+
+	if (IsA(expr, Var))
+	{
+		evaluate_column(((const Var *) expr)->varattno, events, nevents, desc, ready_fn,
+						value_fn, arg);
+		return;
+	}
+	estate = CreateExecutorState();
+	econtext = GetPerTupleExprContext(estate);
+	state = ExecPrepareExpr(copyObject(unconstify(Expr *, expr)), estate);
+	slot = MakeSingleTupleTableSlot(desc, &TTSOpsHeapTuple);
+	old = MemoryContextSwitchTo(econtext->ecxt_per_tuple_memory);
 
 	if (ready_fn != NULL)
 		ready_fn();
@@ -325,6 +339,29 @@ cqrs_event_evaluate(const Expr *expr, CqrsEvent **events, int nevents, TupleDesc
 	MemoryContextSwitchTo(old);
 	ExecDropSingleTupleTableSlot(slot);
 	FreeExecutorState(estate);
+}
+
+/* The same for a column, which needs no executor. */
+static void
+evaluate_column(AttrNumber attnum, CqrsEvent **events, int nevents, TupleDesc desc,
+				void (*ready_fn) (void), CqrsValueFn value_fn, void *arg)
+{
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "cqrs_views value",
+												  ALLOCSET_SMALL_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
+
+	if (ready_fn != NULL)
+		ready_fn();
+	for (int i = 0; i < nevents; i++)
+	{
+		bool		isnull;
+		Datum		value = heap_getattr(events[i]->tuple, attnum, desc, &isnull);
+
+		value_fn(i, value, isnull, arg);
+		MemoryContextReset(context);
+	}
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(context);
 }
 
 /* Are two texts the same, byte by byte? NULL is the same as NULL. */

@@ -39,6 +39,7 @@ typedef struct CqrsHandlerKind
 	bool		tells_keys;		/* does apply fill the call's keys? */
 	bool		handles_large_batches;	/* the larger, the better? */
 	bool		reads_ranges;	/* can apply read events by itself? */
+	bool		merges_rows;	/* is one event, unless there is a state table, one upsert? */
 
 	/* does the signature say so? NULL for the kind without a function */
 	bool		(*matches) (Oid function);

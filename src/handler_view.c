@@ -39,6 +39,13 @@
 #define NFILTERS 3
 #define NRANGE_ARGS (4 + NFILTERS)
 
+/* of a statement for one event: peak, settled, and the event's columns, from $3 on */
+#define NEVENT_ARGS (2 + CQRS_EVENT_NCOLUMNS)
+#define ONE_EVENT \
+	"(SELECT $3 AS \"position\", $4 AS event_id, $5 AS source, $6 AS aggregate_type," \
+	" $7 AS aggregate_id, $8 AS aggregate_version, $9 AS event_type, $10 AS payload," \
+	" $11 AS metadata, $12 AS occurred_at) AS events"
+
 /*
  * Up to so many positions, a range is so small a part of any outbox of a size that
  * matters that going by position is right, and planning would take a good part of
@@ -98,6 +105,8 @@ static uint64 type_changes = 0;
 static void handler_view_apply(CqrsHandlerCall *call);
 static void view_apply_batch(Maintained *maintained, CqrsHandlerCall *call, bool tell,
 							 CqrsRowFn row_fn, Keys *keys);
+static void view_apply_one(Maintained *maintained, CqrsHandlerCall *call, bool tell,
+						   CqrsRowFn row_fn, Keys *keys);
 static void view_apply_range(Maintained *maintained, CqrsHandlerCall *call, bool tell,
 							 CqrsRowFn row_fn, Keys *keys);
 static void handler_view_begin(CqrsProjection *projection);
@@ -128,6 +137,7 @@ const CqrsHandlerKind cqrs_handler_view_kind = {
 	.tells_keys = true,
 	.handles_large_batches = true,
 	.reads_ranges = true,
+	.merges_rows = true,
 	.apply = handler_view_apply,
 	.begin = handler_view_begin,
 	.hash_keys = handler_view_hash_keys,
@@ -162,6 +172,8 @@ handler_view_apply(CqrsHandlerCall *call)
 	cqrs_handler_blame_events();
 	if (call->range != NULL)
 		view_apply_range(maintained, call, tell, row_fn, &keys);
+	else if (call->nevents == 1)
+		view_apply_one(maintained, call, tell, row_fn, &keys);
 	else
 		view_apply_batch(maintained, call, tell, row_fn, &keys);
 	if (tell && keys.bytes <= MAX_KEY_BYTES)
@@ -192,6 +204,30 @@ view_apply_batch(Maintained *maintained, CqrsHandlerCall *call, bool tell, CqrsR
 	cqrs_query_run_on(tell ? &maintained->apply_telling[size] : &maintained->apply[size],
 					  &rows, args, NULL, row_fn, keys);
 	tuplestore_end(rows.store);
+}
+
+/* Give the statement the only event as its arguments: rows in memory are costlier. */
+static void
+view_apply_one(Maintained *maintained, CqrsHandlerCall *call, bool tell, CqrsRowFn row_fn,
+			   Keys *keys)
+{
+	Datum		args[NEVENT_ARGS];
+	bool		isnull[CQRS_EVENT_NCOLUMNS];
+	char		nulls[NEVENT_ARGS];
+	CqrsEvent  *event = call->events[0];
+
+	/* to ask first is cheaper than a statement that does nothing */
+	if (handler_view_narrow(call->projection, &event, 1, call->batch->desc) == 0)
+		return;
+	memset(nulls, ' ', sizeof(nulls));
+	args[0] = Int64GetDatum(call->batch->peak);
+	args[1] = Int64GetDatum(call->batch->settled);
+	heap_deform_tuple(event->tuple, call->batch->desc, &args[2], isnull);
+	for (int i = 0; i < CQRS_EVENT_NCOLUMNS; i++)
+		if (isnull[i])
+			nulls[2 + i] = 'n';
+	cqrs_query_run(tell ? &maintained->apply_telling[0] : &maintained->apply[0], args, nulls,
+				   row_fn, keys);
 }
 
 /* Have the statement find the events in the outbox. */
@@ -244,7 +280,7 @@ handler_view_begin(CqrsProjection *projection)
 	};
 	Datum		args[2] = {Int64GetDatum(0), Int64GetDatum(PG_INT64_MAX)};
 
-	/* the one for a single event would give no row for none */
+	/* the one for a single event takes no rows */
 	cqrs_query_run_on(&maintained->apply[1], &rows, args, NULL, NULL, NULL);
 	tuplestore_end(rows.store);
 }
@@ -539,13 +575,23 @@ view_make_queries(Maintained *maintained, CqrsQuery *batches, CqrsQuery (*ranges
 	const CqrsView *view = maintained->view;
 	const CqrsViewTables *tables = &maintained->tables;
 	const bool *filtered = maintained->filtered;
-	char	   *one = cqrs_view_sql_apply(view, tables, true, tell);
-	char	   *many = cqrs_view_sql_apply(view, tables, false, tell);
+	char	   *many = cqrs_view_sql_apply(view, tables, tell);
 
-	for (int i = 0; i < CQRS_QUERY_SIZE_CLASSES; i++)
+	batches[0] = (CqrsQuery)
+	{
+		.sql = cqrs_view_sql_apply_one(view, tables, ONE_EVENT, tell),
+		.flags = CQRS_QUERY_IN_PLACE | CQRS_QUERY_BY_KEY,
+		.nargs = NEVENT_ARGS,
+		.argtypes = {
+			INT8OID, INT8OID,
+			INT8OID, UUIDOID, TEXTOID, TEXTOID, TEXTOID, INT8OID, TEXTOID, JSONBOID, JSONBOID,
+			TIMESTAMPTZOID
+		}
+	};
+	for (int i = 1; i < CQRS_QUERY_SIZE_CLASSES; i++)
 		batches[i] = (CqrsQuery)
 	{
-		.sql = i == 0 ? one : many,
+		.sql = many,
 		.flags = CQRS_QUERY_IN_PLACE | CQRS_QUERY_BY_KEY,
 		.nargs = view->nkept > 0 ? 2 : 0,
 		.argtypes = {INT8OID, INT8OID}

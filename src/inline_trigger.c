@@ -14,6 +14,10 @@
  * themselves. Two keys with the same hash wait for each other without need,
  * which costs time and nothing else.
  *
+ * Where an event is merged into one row by one upsert, the row's lock does as well,
+ * and is better under load: a lock of ours goes to who has waited longest, and rests
+ * until he gets a processor; a row is taken by who is there first.
+ *
  * Handlers that publish
  * ---------------------
  * What a handler publishes was caused by the event that it handles, so every
@@ -45,6 +49,7 @@
 
 #include "apply.h"
 #include "checkpoint.h"
+#include "handler.h"
 #include "inline_trigger.h"
 #include "lock.h"
 #include "notify.h"
@@ -74,6 +79,7 @@ static int	inline_read_from_start(TriggerData *trigdata);
 static void inline_apply_statement(TriggerData *trigdata, List *projections);
 static void inline_apply_nested(List *projections, int64 last);
 static void inline_apply_chunk(CqrsProjection *projection, CqrsBatch *batch, bool only_chunk);
+static bool inline_row_lock_does(const CqrsProjection *projection, const CqrsApplied *applied);
 static void inline_lock(CqrsProjection *projection, const CqrsApplied *applied, bool many);
 static void inline_check_snapshot(CqrsProjection *projection, const CqrsApplied *applied);
 static int	hash_keys(CqrsProjection *projection, const CqrsApplied *applied, uint32 **hashes);
@@ -245,15 +251,20 @@ inline_apply_chunk(CqrsProjection *projection, CqrsBatch *batch, bool only_chunk
 	cqrs_apply_select(projection, batch, &applied);
 	if (applied.nevents == 0)
 		return;
-	cqrs_apply_compute_keys(projection, batch, &applied);
-	if (applied.nkeys == 0)
-		return;
-	inline_lock(projection, &applied, !only_chunk);
+	if (only_chunk && inline_row_lock_does(projection, &applied))
+		cqrs_lock_keys(projection->id, NULL, 0, false);
+	else
+	{
+		cqrs_apply_compute_keys(projection, batch, &applied);
+		if (applied.nkeys == 0)
+			return;
+		inline_lock(projection, &applied, !only_chunk);
 
-	/* our reading would make serializable publishers conflict, whatever their keys */
-	if (IsolationUsesXactSnapshot() && !IsolationIsSerializable())
-		inline_check_snapshot(projection, &applied);
-	cqrs_park_hold_back(projection, batch, &applied);
+		/* our reading would make serializable publishers conflict, whatever their keys */
+		if (IsolationUsesXactSnapshot() && !IsolationIsSerializable())
+			inline_check_snapshot(projection, &applied);
+		cqrs_park_hold_back(projection, batch, &applied);
+	}
 	cqrs_apply_run(projection, batch, &applied, true);
 	if (applied.nevents == 0)
 		return;
@@ -262,6 +273,18 @@ inline_apply_chunk(CqrsProjection *projection, CqrsBatch *batch, bool only_chunk
 	if (!cqrs_outbox_has_waker())
 		cqrs_notify_send(projection, applied.events[applied.nevents - 1]->position,
 						 applied.nevents, applied.keys, applied.nkeys);
+}
+
+/*
+ * Is the lock of the row that the events are merged into all that is needed? Keys
+ * are needed to put events behind others, and to tell them where no worker does.
+ */
+static bool
+inline_row_lock_does(const CqrsProjection *projection, const CqrsApplied *applied)
+{
+	return applied->nevents == 1 && cqrs_handler_kind(projection)->merges_rows &&
+		!OidIsValid(projection->state_table) && !IsolationUsesXactSnapshot() &&
+		!cqrs_projection_get(projection->id)->parked && cqrs_outbox_has_waker();
 }
 
 /*

@@ -84,7 +84,7 @@ cqrs_lock_briefly(CqrsLockFn lock_fn, void *arg)
 
 /*
  * Exclude other publishers of these keys, by their hashes, sorted and distinct;
- * or of any, where there are many.
+ * or of any, where there are many. Without keys, keep out who excludes all.
  */
 void
 cqrs_lock_keys(int32 projection, const uint32 *hashes, int nhashes, bool many)

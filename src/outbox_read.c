@@ -593,9 +593,10 @@ cqrs_outbox_read_inserted(CqrsBatch *batch, TriggerData *trigdata, CqrsReadLimit
 												  ALLOCSET_DEFAULT_SIZES);
 	int			attnum[CQRS_EVENT_NCOLUMNS];
 	int			xid_attnum = SPI_fnumber(desc, "xid");
+	bool		as_is = cqrs_event_row_matches(batch, desc);
 	bool		more = true;
 
-	for (int i = 0; i < CQRS_EVENT_NCOLUMNS; i++)
+	for (int i = 0; i < CQRS_EVENT_NCOLUMNS && !as_is; i++)
 		attnum[i] = SPI_fnumber(desc, columns[i]);
 
 	while (batch->nevents < limit.events && batch->bytes < limit.bytes &&
@@ -609,10 +610,15 @@ cqrs_outbox_read_inserted(CqrsBatch *batch, TriggerData *trigdata, CqrsReadLimit
 
 		if (!FullTransactionIdEquals(DatumGetFullTransactionId(stamp), xid))
 			continue;
-		for (int i = 0; i < CQRS_EVENT_NCOLUMNS; i++)
-			values[i] = slot_getattr(slot, attnum[i], &nulls[i]);
 		old = MemoryContextSwitchTo(context);
-		cqrs_event_batch_add(batch, values, nulls);
+		if (as_is)
+			cqrs_event_batch_add_row(batch, ExecCopySlotHeapTuple(slot));
+		else
+		{
+			for (int i = 0; i < CQRS_EVENT_NCOLUMNS; i++)
+				values[i] = slot_getattr(slot, attnum[i], &nulls[i]);
+			cqrs_event_batch_add(batch, values, nulls);
+		}
 		MemoryContextSwitchTo(old);
 		MemoryContextReset(context);
 	}

@@ -204,18 +204,27 @@ cqrs_view_sql_fill(const CqrsView *view, const CqrsViewTables *tables, const cha
 }
 
 /*
- * Apply the rows "events", or exactly one of them. With return_keys, returns the
- * keys of the groups as text. With a state table, $1 is "peak" and $2 is
- * "settled", and it returns at least one row, with a second column: were all
- * special groups written?
+ * Apply the rows "events". With return_keys, returns the keys of the groups as
+ * text. With a state table, $1 is "peak" and $2 is "settled", and it returns at
+ * least one row, with a second column: were all special groups written?
  */
 char *
-cqrs_view_sql_apply(const CqrsView *view, const CqrsViewTables *tables, bool one_event,
-					bool return_keys)
+cqrs_view_sql_apply(const CqrsView *view, const CqrsViewTables *tables, bool return_keys)
 {
-	CqrsViewSql sql = {
-		.view = view,.tables = tables,.one_event = one_event,.source = "events"
-	};
+	CqrsViewSql sql = {.view = view,.tables = tables,.source = "events"};
+
+	return sql_apply(&sql, return_keys);
+}
+
+/*
+ * The same for a single event: source is something to select exactly one row from,
+ * with the alias "events".
+ */
+char *
+cqrs_view_sql_apply_one(const CqrsView *view, const CqrsViewTables *tables,
+						const char *source, bool return_keys)
+{
+	CqrsViewSql sql = {.view = view,.tables = tables,.one_event = true,.source = source};
 
 	return sql_apply(&sql, return_keys);
 }

@@ -13,7 +13,9 @@ extern List *cqrs_view_sql_constraints(const CqrsView *view, Oid relid, bool is_
 extern char *cqrs_view_sql_fill(const CqrsView *view, const CqrsViewTables *tables,
 								const char *outbox);
 extern char *cqrs_view_sql_apply(const CqrsView *view, const CqrsViewTables *tables,
-								 bool one_event, bool return_keys);
+								 bool return_keys);
+extern char *cqrs_view_sql_apply_one(const CqrsView *view, const CqrsViewTables *tables,
+									 const char *source, bool return_keys);
 extern char *cqrs_view_sql_apply_from(const CqrsView *view, const CqrsViewTables *tables,
 									  const char *source, const char *condition,
 									  bool return_keys);
