@@ -423,7 +423,7 @@ catchup_join(PassGroup *group, CqrsMember *member, CqrsProjection *projection,
 static bool
 catchup_read(CqrsBatch *batch, CqrsCheckpoint *next, const Pass *pass, CqrsReadLimit limit)
 {
-	if (cqrs_outbox_read_is_long(next->walk.done, limit) ||
+	if (cqrs_outbox_read_is_long(&next->walk, limit) ||
 		!cqrs_outbox_read_interval(batch, next->walk.done, pass->current, limit))
 		return false;
 	next->walk.done = pass->current;

@@ -108,14 +108,15 @@ static bool snapshot_has_xip(Datum snapshot);
 static bool snapshot_is_empty(Datum snapshot);
 
 /*
- * Does what follows done exceed the limit by far, so that there is no need to
- * try? Known for the empty snapshot only, from the highest position.
+ * Does what follows walk->done exceed the limit by far, so that there is no need to
+ * try? Known from how far the outbox is whole, or, for the empty snapshot, from the
+ * highest position. Half of the positions may have been rolled back.
  */
 bool
-cqrs_outbox_read_is_long(Datum done, CqrsReadLimit limit)
+cqrs_outbox_read_is_long(const CqrsWalk *walk, CqrsReadLimit limit)
 {
-	return snapshot_is_empty(done) &&
-		cqrs_outbox_read_last_position() / 2 > limit.events;
+	return (walk->whole_upto - walk->whole_after) / 2 > limit.events ||
+		(snapshot_is_empty(walk->done) && cqrs_outbox_read_last_position() / 2 > limit.events);
 }
 
 /*

@@ -33,7 +33,7 @@ typedef struct CqrsWalk
 	int64		whole_upto;		/* no other rows than the walk's; not stored */
 } CqrsWalk;
 
-extern bool cqrs_outbox_read_is_long(Datum done, CqrsReadLimit limit);
+extern bool cqrs_outbox_read_is_long(const CqrsWalk *walk, CqrsReadLimit limit);
 extern bool cqrs_outbox_read_interval(CqrsBatch *batch, Datum done, Datum current,
 									  CqrsReadLimit limit);
 extern void cqrs_outbox_read_bounds(Datum done, Datum current, int events, int64 *low,
