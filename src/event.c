@@ -254,6 +254,7 @@ cqrs_event_key_parse(const char *expression)
 		.one_hint = "Combine columns with ||, for example: aggregate_type || ':' || aggregate_id",
 		.columns_hint = "Name the columns of cqrs.event.",
 		.stable_detail = "An event's key must be the same whenever it is computed.",
+		.whose = "the projection's owner",
 		.type = TEXTOID
 	};
 	CqrsKey    *key = palloc0(sizeof(CqrsKey));

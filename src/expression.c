@@ -10,6 +10,7 @@
 
 #include "access/sysattr.h"
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "parser/parse_coerce.h"
@@ -21,6 +22,7 @@
 #include "utils/rel.h"
 
 #include "expression.h"
+#include "function.h"
 
 #define PREFIX "SELECT "
 
@@ -37,10 +39,11 @@ static Expr *expression_check(ParseState *pstate, Node *node, const CqrsExpressi
 
 /*
  * Parse an expression over the columns of a relation, which the caller has opened,
- * under the current search_path and user. The result, in the current memory
+ * under the current search_path and as the user whose code it may call. The result, in the current memory
  * context, has the wanted type, and its variables are of varno 1. Throws what the
  * parser throws, with the cursor inside the expression;
- * ERRCODE_INVALID_OBJECT_DEFINITION for what it can't contain.
+ * ERRCODE_INVALID_OBJECT_DEFINITION for what it can't contain, and
+ * ERRCODE_INSUFFICIENT_PRIVILEGE for others' functions and types.
  */
 Expr *
 cqrs_expression_parse(const char *expression, Relation rel, const CqrsExpressionUse *use)
@@ -155,6 +158,8 @@ expression_check(ParseState *pstate, Node *node, const CqrsExpressionUse *use)
 						format_type_be(exprType(node)), format_type_be(type))));
 	assign_expr_collations(pstate, result);
 
+	/* before the planner evaluates any of it */
+	cqrs_function_check_owners(result, GetUserId(), use->whose);
 	if (contain_volatile_functions((Node *) expression_planner(copyObject((Expr *) result))))
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),

@@ -16,6 +16,7 @@ typedef struct CqrsExpressionUse
 	const char *one_hint;		/* how to make one of several */
 	const char *columns_hint;	/* instead of the whole row */
 	const char *stable_detail;	/* why it can't be volatile */
+	const char *whose;			/* as whom it is evaluated: "the table's owner" */
 	Oid			type;			/* what it is cast to; InvalidOid = any type */
 } CqrsExpressionUse;
 

@@ -1,20 +1,39 @@
 /*
  * function.c
- *		What must hold of a user's function before we call it.
+ *		What must hold of users' functions and types before we call or make them.
+ *
+ * Both can run code as whoever uses them: whoever owns a function can replace it,
+ * and whoever owns a type can give it a constraint or a cast.
  */
 #include "postgres.h"
 
 #include "access/htup_details.h"
 #include "access/table.h"
+#include "access/transam.h"
 #include "catalog/indexing.h"
 #include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
 #include "miscadmin.h"
+#include "nodes/nodeFuncs.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
 #include "utils/syscache.h"
+#include "utils/typcache.h"
 
 #include "function.h"
+
+/* of an expression: whose functions and types it may have, and what to call him */
+typedef struct OwnersCheck
+{
+	Oid			role;
+	const char *whose;
+} OwnersCheck;
+
+static bool owners_walker(Node *node, void *context);
+static bool owners_function(Oid function, void *context);
+static Oid	made_type(Node *node);
+static List *note_type(List *types, Oid type);
 
 /*
  * Is it neither an aggregate, a window function nor a procedure, and returns one
@@ -47,8 +66,8 @@ cqrs_function_touch(Oid function)
 }
 
 /*
- * Throw unless it is the role's own or a superuser's: whoever owns it can replace
- * it, and it runs as the role. message has a %s for its name.
+ * Throw unless it is the role's own or a superuser's: it runs as the role. message
+ * has a %s for its name.
  */
 void
 cqrs_function_check_owner(Oid function, Oid role, const char *message)
@@ -69,4 +88,127 @@ cqrs_function_check_owner(Oid function, Oid role, const char *message)
 					   GetUserNameFromId(owner, false), GetUserNameFromId(role, false)),
 			 errhint("ALTER FUNCTION %s OWNER TO %s;", format_procedure(function),
 					 quote_identifier(GetUserNameFromId(role, false)))));
+}
+
+/* The same for a type. */
+void
+cqrs_function_check_type_owner(Oid type, Oid role, const char *message)
+{
+	HeapTuple	tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(type));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for type %u", type);
+	owner = ((Form_pg_type) GETSTRUCT(tuple))->typowner;
+	ReleaseSysCache(tuple);
+	if (owner == role || superuser_arg(owner))
+		return;
+	ereport(ERROR,
+			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+			 errmsg(message, format_type_be(type)),
+			 errdetail("Its owner \"%s\" could give it a constraint or a cast with code that runs as \"%s\".",
+					   GetUserNameFromId(owner, false), GetUserNameFromId(role, false)),
+			 errhint("ALTER TYPE %s OWNER TO %s;", format_type_be(type),
+					 quote_identifier(GetUserNameFromId(role, false)))));
+}
+
+/*
+ * The same for all that an expression calls and makes, PostgreSQL's own aside. whose
+ * is what the role is called, such as "the table's owner".
+ */
+void
+cqrs_function_check_owners(Node *expression, Oid role, const char *whose)
+{
+	OwnersCheck check = {.role = role,.whose = whose};
+
+	(void) owners_walker(expression, &check);
+}
+
+/*
+ * Add to a list of OIDs the type of what a node makes, and those that this consists
+ * of: those that users made. Passing values on is not making them.
+ */
+List *
+cqrs_function_note_types(List *types, Node *node)
+{
+	return note_type(types, made_type(node));
+}
+
+static bool
+owners_walker(Node *node, void *context)
+{
+	OwnersCheck *check = (OwnersCheck *) context;
+	ListCell   *lc;
+
+	if (node == NULL)
+		return false;
+	(void) check_functions_in_node(node, owners_function, check);
+	foreach(lc, cqrs_function_note_types(NIL, node))
+		cqrs_function_check_type_owner(lfirst_oid(lc), check->role,
+									   psprintf("type %%s belongs to neither %s nor a superuser",
+												check->whose));
+	return expression_tree_walker(node, owners_walker, context);
+}
+
+static bool
+owners_function(Oid function, void *context)
+{
+	const OwnersCheck *check = (const OwnersCheck *) context;
+
+	if (function >= FirstNormalObjectId)
+		cqrs_function_check_owner(function, check->role,
+								  psprintf("function %%s belongs to neither %s nor a superuser",
+										   check->whose));
+	return false;
+}
+
+/* The type of the values that a node makes; InvalidOid where it only passes them on. */
+static Oid
+made_type(Node *node)
+{
+	switch (nodeTag(node))
+	{
+		case T_Const:
+		case T_FuncExpr:
+		case T_OpExpr:
+		case T_RowExpr:
+		case T_CoerceViaIO:
+		case T_CoerceToDomain:
+		case T_ArrayCoerceExpr:
+		case T_ConvertRowtypeExpr:
+		case T_RelabelType:
+			return exprType(node);
+		default:
+			return InvalidOid;
+	}
+}
+
+static List *
+note_type(List *types, Oid type)
+{
+	Oid			element = get_element_type(type);
+	TupleDesc	desc;
+
+	if (OidIsValid(element))
+		type = element;
+	if (type < FirstNormalObjectId || list_member_oid(types, type))
+		return types;
+	types = lappend_oid(types, type);
+	switch (get_typtype(type))
+	{
+		case TYPTYPE_DOMAIN:
+			return note_type(types, getBaseType(type));
+		case TYPTYPE_RANGE:
+			return note_type(types, get_range_subtype(type));
+		case TYPTYPE_MULTIRANGE:
+			return note_type(types, get_multirange_range(type));
+		case TYPTYPE_COMPOSITE:
+			desc = lookup_rowtype_tupdesc_copy(type, -1);
+			for (int i = 0; i < desc->natts; i++)
+				if (!TupleDescAttr(desc, i)->attisdropped)
+					types = note_type(types, TupleDescAttr(desc, i)->atttypid);
+			return types;
+		default:
+			return types;
+	}
 }

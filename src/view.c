@@ -78,7 +78,6 @@ typedef struct ViewParse
 	List	   *filters;		/* of each aggregate: its Expr or NULL */
 } ViewParse;
 
-static void view_check_type(Oid type);
 static void view_error_callback(void *arg);
 static SelectStmt *view_raw_parse(ViewParse *parse, RawStmt **statement);
 static void view_analyse(ViewParse *parse, RawStmt *statement);
@@ -165,29 +164,8 @@ cqrs_view_check_owners(const CqrsView *view)
 								  "function %s belongs to neither the view's owner nor a superuser");
 	}
 	foreach(lc, view->types)
-		view_check_type(lfirst_oid(lc));
-}
-
-static void
-view_check_type(Oid type)
-{
-	HeapTuple	tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(type));
-	Oid			owner;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for type %u", type);
-	owner = ((Form_pg_type) GETSTRUCT(tuple))->typowner;
-	ReleaseSysCache(tuple);
-	if (owner == GetUserId() || superuser_arg(owner))
-		return;
-	ereport(ERROR,
-			(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-			 errmsg("type %s belongs to neither the view's owner nor a superuser",
-					format_type_be(type)),
-			 errdetail("Its owner \"%s\" could give it a constraint or a cast with code that runs as \"%s\".",
-					   GetUserNameFromId(owner, false), GetUserNameFromId(GetUserId(), false)),
-			 errhint("ALTER TYPE %s OWNER TO %s;", format_type_be(type),
-					 quote_identifier(GetUserNameFromId(GetUserId(), false)))));
+		cqrs_function_check_type_owner(lfirst_oid(lc), GetUserId(),
+									   "type %s belongs to neither the view's owner nor a superuser");
 }
 
 /* -------------------------------------------------------------- the form */

@@ -25,6 +25,7 @@
 #include "utils/typcache.h"
 
 #include "event.h"
+#include "function.h"
 #include "view_expression.h"
 
 /*
@@ -57,9 +58,6 @@ static bool check_walker(Node *node, void *context);
 static void check_node(Node *node, CqrsExpressionCheck *check);
 static void check_defaults(const FuncExpr *call, CqrsExpressionCheck *check);
 static bool check_function(Oid function, void *context);
-static Oid	made_type(Node *node);
-static void note_type(Oid type, CqrsExpressionCheck *check);
-static void note_columns(Oid type, CqrsExpressionCheck *check);
 static bool function_is_safe(Oid function, const char *name);
 static bool call_never_null(Node *node, Node *where);
 
@@ -245,7 +243,7 @@ check_walker(Node *node, void *context)
 		check->location = exprLocation(node);
 	check_node(node, check);
 	(void) check_functions_in_node(node, check_function, check);
-	note_type(made_type(node), check);
+	check->types = cqrs_function_note_types(check->types, node);
 	if (IsA(node, FuncExpr))
 		check_defaults((FuncExpr *) node, check);
 	result = expression_tree_walker(node, check_walker, context);
@@ -326,65 +324,6 @@ check_function(Oid function, void *context)
 	if (function >= FirstNormalObjectId)
 		check->functions = list_append_unique_oid(check->functions, function);
 	return false;
-}
-
-/* The type of the values that a node makes; InvalidOid where it only passes them on. */
-static Oid
-made_type(Node *node)
-{
-	switch (nodeTag(node))
-	{
-		case T_Const:
-		case T_FuncExpr:
-		case T_OpExpr:
-		case T_RowExpr:
-		case T_CoerceViaIO:
-		case T_CoerceToDomain:
-		case T_ArrayCoerceExpr:
-		case T_ConvertRowtypeExpr:
-		case T_RelabelType:
-			return exprType(node);
-		default:
-			return InvalidOid;
-	}
-}
-
-/* Remember a type that a user made, and those that it consists of. */
-static void
-note_type(Oid type, CqrsExpressionCheck *check)
-{
-	Oid			element = get_element_type(type);
-
-	if (OidIsValid(element))
-		type = element;
-	if (type < FirstNormalObjectId || list_member_oid(check->types, type))
-		return;
-	check->types = lappend_oid(check->types, type);
-	switch (get_typtype(type))
-	{
-		case TYPTYPE_DOMAIN:
-			note_type(getBaseType(type), check);
-			break;
-		case TYPTYPE_RANGE:
-			note_type(get_range_subtype(type), check);
-			break;
-		case TYPTYPE_MULTIRANGE:
-			note_type(get_multirange_range(type), check);
-			break;
-		case TYPTYPE_COMPOSITE:
-			note_columns(type, check);
-			break;
-	}
-}
-
-static void
-note_columns(Oid type, CqrsExpressionCheck *check)
-{
-	TupleDesc	desc = lookup_rowtype_tupdesc_copy(type, -1);
-
-	for (int i = 0; i < desc->natts; i++)
-		if (!TupleDescAttr(desc, i)->attisdropped)
-			note_type(TupleDescAttr(desc, i)->atttypid, check);
 }
 
 static bool
