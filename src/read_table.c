@@ -281,18 +281,28 @@ cqrs_read_table_is_open(Oid relid)
 static const char *
 read_table_problem(Oid relid)
 {
-	Relation	rel;
-	bool		has_rules;
+	HeapTuple	tuple;
+	bool		has_rules = false;
 
 	if (get_rel_relkind(relid) != RELKIND_RELATION || get_rel_relispartition(relid) ||
 		has_superclass(relid) ||
 		(has_subclass(relid) && find_inheritance_children(relid, NoLock) != NIL))
 		return "A read table is an ordinary table, not partitioned, a partition, or part of an inheritance tree: its write guard would not see every write.";
 
-	/* pg_class only says that there may be some */
-	rel = table_open(relid, AccessShareLock);
-	has_rules = rel->rd_rules != NULL;
-	table_close(rel, NoLock);
+	/* pg_class only says that there may be some; a lock that is kept would make two ALTER TABLE deadlock */
+	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	if (HeapTupleIsValid(tuple))
+	{
+		has_rules = ((Form_pg_class) GETSTRUCT(tuple))->relhasrules;
+		ReleaseSysCache(tuple);
+	}
+	if (has_rules)
+	{
+		Relation	rel = table_open(relid, AccessShareLock);
+
+		has_rules = rel->rd_rules != NULL;
+		table_close(rel, AccessShareLock);
+	}
 	if (has_rules)
 		return "A read table has no rules: what is written to it would go elsewhere, or nowhere.";
 	return NULL;
