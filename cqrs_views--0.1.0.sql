@@ -10,6 +10,8 @@
  *             table cqrs.parked       events that were put aside
  *             table cqrs.incarnation  one row, never dumped: whose transaction
  *                                     ids those are
+ *             table cqrs.era          whose the older events' are, which were
+ *                                     restored from a dump
  *   sources   table cqrs.attachment   tables whose rows become events
  *             table cqrs.received     which events they have brought
  *             table cqrs.arrival      counters of that
@@ -217,6 +219,7 @@ CREATE TABLE cqrs.registry (
 	settings text[] NOT NULL,
 	created_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
 	state text NOT NULL,
+	inline_in uuid,
 	rebuild_started_at timestamptz,
 	parked boolean NOT NULL DEFAULT false,
 	parked_retry_at timestamptz,
@@ -230,6 +233,8 @@ CREATE TABLE cqrs.registry (
 );
 COMMENT ON TABLE cqrs.registry IS
 	'the projections: definition and state; look at cqrs.projection and cqrs.projection_status';
+COMMENT ON COLUMN cqrs.registry.inline_in IS
+	'the incarnation in whose era publishers apply their events themselves';
 
 CREATE FUNCTION cqrs.registry_changed() RETURNS trigger
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
@@ -251,6 +256,7 @@ COMMENT ON TRIGGER cqrs_registry_changed ON cqrs.registry IS
 CREATE TABLE cqrs.checkpoint (
 	projection integer NOT NULL,
 	incarnation uuid NOT NULL,
+	first_position bigint NOT NULL,
 	done pg_snapshot NOT NULL,
 	target pg_snapshot,
 	low bigint NOT NULL DEFAULT 0,
@@ -263,7 +269,7 @@ CREATE TABLE cqrs.checkpoint (
 	CONSTRAINT checkpoint_pkey PRIMARY KEY (projection)
 ) WITH (fillfactor = 10, autovacuum_vacuum_scale_factor = 0, autovacuum_vacuum_threshold = 500);
 COMMENT ON TABLE cqrs.checkpoint IS
-	'processed = visible in done, or visible in target and not beyond last_position';
+	'processed = before first_position; from there on visible in done, or in target and not beyond last_position';
 
 CREATE TABLE cqrs.parked (
 	projection integer NOT NULL,
@@ -292,12 +298,22 @@ COMMENT ON TABLE cqrs.incarnation IS
 	'one row, made by CREATE EXTENSION and never dumped: transaction ids compare only within it';
 INSERT INTO cqrs.incarnation DEFAULT VALUES;
 
+/* no constraint: who publishes first may do so together with others, and not wait */
+CREATE TABLE cqrs.era (
+	number bigint NOT NULL,
+	incarnation uuid NOT NULL,
+	first_position bigint NOT NULL
+);
+COMMENT ON TABLE cqrs.era IS
+	'from which position on events have which incarnation''s transaction ids; recorded by who publishes first';
+
 SELECT pg_catalog.pg_extension_config_dump('cqrs.outbox', '');
 SELECT pg_catalog.pg_extension_config_dump('cqrs.outbox_position_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('cqrs.registry', '');
 SELECT pg_catalog.pg_extension_config_dump('cqrs.registry_id_seq', '');
 SELECT pg_catalog.pg_extension_config_dump('cqrs.checkpoint', '');
 SELECT pg_catalog.pg_extension_config_dump('cqrs.parked', '');
+SELECT pg_catalog.pg_extension_config_dump('cqrs.era', '');
 
 CREATE FUNCTION cqrs.guard_read_table() RETURNS trigger
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
@@ -747,5 +763,9 @@ COMMENT ON VIEW cqrs.source_dead_letter IS
 GRANT SELECT ON cqrs.dead_letter, cqrs.projection, cqrs.projection_status, cqrs.worker_status,
 	cqrs.rebuild_progress, cqrs.source_status, cqrs.source_dead_letter TO PUBLIC;
 
-/* tells the launcher, when this commits, that the database has the extension */
-DO $$ BEGIN PERFORM cqrs.current_xid(); END $$;
+/*
+ * Tells the launcher, when this commits, that the database has the extension. (A
+ * publisher would tell it, too, but begin an era before a restore has brought the
+ * older ones.)
+ */
+DELETE FROM cqrs.registry;

@@ -33,6 +33,7 @@ static ErrorData *apply_in_subtransaction(CqrsProjection *projection, CqrsBatch 
 										  void (*action) (CqrsProjection *, CqrsBatch *,
 														  CqrsApplied *));
 static void apply_all(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applied);
+static void apply_restored(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applied);
 static void apply_keys_to_tell(CqrsProjection *projection, CqrsBatch *batch,
 							   CqrsApplied *applied);
 static void apply_check_owner(const CqrsProjection *projection);
@@ -274,6 +275,29 @@ cqrs_apply_begin(CqrsProjection *projection)
 		cqrs_read_table_close(writers);
 	}
 	PG_END_TRY();
+	cqrs_query_leave_user(&user);
+}
+
+/*
+ * Make good what a dump does not have of the projection, in a subtransaction, as its
+ * owner. Returns NULL or the error.
+ */
+ErrorData *
+cqrs_apply_restored(CqrsProjection *projection)
+{
+	return apply_in_subtransaction(projection, NULL, NULL, apply_restored);
+}
+
+static void
+apply_restored(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applied)
+{
+	const CqrsHandlerKind *kind = cqrs_handler_kind(projection);
+	CqrsUserContext user;
+
+	if (kind->restored == NULL)
+		return;
+	cqrs_query_enter_user(&user, projection->owner, &projection->settings);
+	kind->restored(projection);
 	cqrs_query_leave_user(&user);
 }
 

@@ -33,6 +33,7 @@ extern ErrorData *cqrs_apply_contained(CqrsProjection *projection, CqrsBatch *ba
 extern ErrorData *cqrs_apply_contained_keys(CqrsProjection *projection, CqrsBatch *batch,
 											CqrsApplied *applied);
 extern void cqrs_apply_begin(CqrsProjection *projection);
+extern ErrorData *cqrs_apply_restored(CqrsProjection *projection);
 extern void cqrs_apply_refuse_handler(const char *what);
 extern bool cqrs_apply_error_is_timeout(const ErrorData *error);
 extern bool cqrs_apply_error_is_transient(const ErrorData *error);

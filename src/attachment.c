@@ -43,7 +43,9 @@
 #include "attachment.h"
 #include "compat.h"
 #include "projection.h"
+#include "trigger.h"
 
+#define WATCH_TRIGGER "cqrs_attachment_changed"
 #define ROW_TRIGGER CQRS_ATTACHMENT_TRIGGER "_replica"
 
 /* a generation of the cache */
@@ -67,7 +69,6 @@ static Oid	table_owner(Oid relid);
 static void refuse_table(Oid relid, const char *detail, const char *hint);
 static void add_trigger(Oid relid, const char *name, bool row, char fires_when);
 static void drop_trigger(Oid relid, const char *name);
-static char trigger_enabled(Oid relid, const char *name);
 
 /* Called once per process, from _PG_init. */
 void
@@ -84,6 +85,23 @@ void
 cqrs_attachment_changed(void)
 {
 	CacheInvalidateRelcacheByRelid(cqrs_query_relation("attachment", false));
+}
+
+/* Does the trigger fire that tells of changes, whoever makes them? */
+bool
+cqrs_attachment_is_watched(void)
+{
+	return cqrs_trigger_fires_when(cqrs_query_relation("attachment", false), WATCH_TRIGGER) ==
+		TRIGGER_FIRES_ALWAYS;
+}
+
+/* Have it do so. Takes SHARE ROW EXCLUSIVE on the table if it doesn't. */
+void
+cqrs_attachment_watch(void)
+{
+	if (!cqrs_attachment_is_watched())
+		cqrs_trigger_set_fires_when(cqrs_query_relation("attachment", false), WATCH_TRIGGER,
+									TRIGGER_FIRES_ALWAYS);
 }
 
 /* All attached tables of this database; some may be gone. */
@@ -263,7 +281,7 @@ cqrs_attachment_enable(Oid relid)
 	{
 		CqrsQuery	query = {.flags = CQRS_QUERY_WRITE | CQRS_QUERY_IN_PLACE};
 
-		if (trigger_enabled(relid, wanted[i][0]) != TRIGGER_FIRES_ON_ORIGIN)
+		if (cqrs_trigger_fires_when(relid, wanted[i][0]) != TRIGGER_FIRES_ON_ORIGIN)
 			continue;
 		query.sql = psprintf("ALTER TABLE %s ENABLE %s TRIGGER %s",
 							 quote_qualified_identifier(get_namespace_name(get_rel_namespace(relid)),
@@ -415,20 +433,6 @@ refuse_table(Oid relid, const char *detail, const char *hint)
 											   get_rel_name(relid))),
 			 errdetail_internal("%s", detail),
 			 errhint("%s", hint)));
-}
-
-/* When a trigger fires: a TRIGGER_FIRES_ value, or TRIGGER_DISABLED where there is none. */
-static char
-trigger_enabled(Oid relid, const char *name)
-{
-	Relation	rel = table_open(relid, AccessShareLock);
-	char		result = TRIGGER_DISABLED;
-
-	for (int i = 0; rel->trigdesc != NULL && i < rel->trigdesc->numtriggers; i++)
-		if (strcmp(rel->trigdesc->triggers[i].tgname, name) == 0)
-			result = rel->trigdesc->triggers[i].tgenabled;
-	table_close(rel, NoLock);
-	return result;
 }
 
 static void

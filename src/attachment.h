@@ -30,6 +30,8 @@ typedef struct CqrsAttachment
 
 extern void cqrs_attachment_init(void);
 extern void cqrs_attachment_changed(void);
+extern bool cqrs_attachment_is_watched(void);
+extern void cqrs_attachment_watch(void);
 extern List *cqrs_attachment_list(void);
 extern CqrsAttachment *cqrs_attachment_find(Oid relid);
 extern CqrsAttachment *cqrs_attachment_get(Oid relid);

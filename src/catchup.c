@@ -36,6 +36,7 @@
 #include "outbox_read.h"
 #include "park.h"
 #include "registry.h"
+#include "restore.h"
 
 /* bounds the memory of a batch, whatever the size of the events */
 #define MAX_BATCH_BYTES (16 * 1024 * 1024)
@@ -49,6 +50,9 @@
  * cheaper to have in memory than to freeze an interval for.
  */
 #define MIN_RANGE 1000
+
+/* whether a dump has been restored is looked at so often; ms */
+#define RESTORE_POLL 1000
 
 /* one call of cqrs_catchup_pass */
 typedef struct Pass
@@ -70,10 +74,18 @@ typedef struct PassGroup
 
 static int	catchup_lock(CqrsMember *members, int nmembers, bool wait, Pass *pass,
 						 PassGroup *groups);
+static bool catchup_lock_members(CqrsMember *members, int nmembers, bool wait, Pass *pass);
+static bool catchup_read_checkpoints(CqrsMember *members, int nmembers, const Pass *pass,
+									 CqrsCheckpoint **checkpoints);
+static bool catchup_read_restored(CqrsMember *member, CqrsProjection *projection,
+								  CqrsCheckpoint *checkpoint, const Pass *pass);
+static int	catchup_group_members(CqrsMember *members, int nmembers, CqrsCheckpoint **checkpoints,
+								  PassGroup *groups);
 static int	catchup_turn(const PassGroup *groups, int ngroups);
 static bool catchup_group(PassGroup *group, const Pass *pass, bool small_only);
 static bool catchup_batch(PassGroup *group, CqrsBatch *batch, const Pass *pass, bool small_only);
 static void catchup_find_whole(const PassGroup *group, const Pass *pass, CqrsWalk *walk);
+static int64 catchup_settled(const CqrsCheckpoint *checkpoint, const Pass *pass);
 static void catchup_place(CqrsCheckpoint *checkpoint, CqrsBatch *batch, const Pass *pass);
 static CqrsReadLimit catchup_limit(const PassGroup *group);
 static bool catchup_takes_range(const CqrsProjection *projection);
@@ -82,6 +94,7 @@ static void catchup_join(PassGroup *group, CqrsMember *member, CqrsProjection *p
 						 CqrsCheckpoint *checkpoint);
 static bool catchup_read(CqrsBatch *batch, CqrsCheckpoint *next, const Pass *pass,
 						 CqrsReadLimit limit);
+static void catchup_end_walk(CqrsCheckpoint *next);
 static void catchup_ranges(const PassGroup *readers, PassGroup *others,
 						   const CqrsCheckpoint *from, CqrsBatch *batch, const Pass *pass);
 static bool catchup_range(const PassGroup *readers, int i, CqrsRange *range,
@@ -147,7 +160,28 @@ cqrs_catchup_pass(CqrsMember *members, int nmembers, bool wait, CqrsErrorPolicy 
 static int
 catchup_lock(CqrsMember *members, int nmembers, bool wait, Pass *pass, PassGroup *groups)
 {
-	int			ngroups = 0;
+	CqrsCheckpoint **checkpoints = palloc(nmembers * sizeof(CqrsCheckpoint *));
+	int			ngroups;
+
+	if (!catchup_lock_members(members, nmembers, wait, pass))
+		return 0;
+	PushActiveSnapshot(GetTransactionSnapshot());
+	if (catchup_read_checkpoints(members, nmembers, pass, checkpoints))
+	{
+		/* in the snapshot, what was restored may not have been complete */
+		PopActiveSnapshot();
+		PushActiveSnapshot(GetTransactionSnapshot());
+	}
+	ngroups = catchup_group_members(members, nmembers, checkpoints, groups);
+	if (ngroups == 0)
+		PopActiveSnapshot();
+	return ngroups;
+}
+
+/* Lock the members that there is something to do for. Returns whether there are any. */
+static bool
+catchup_lock_members(CqrsMember *members, int nmembers, bool wait, Pass *pass)
+{
 	bool		any = false;
 	TimestampTz now = GetCurrentTimestamp();
 
@@ -170,37 +204,103 @@ catchup_lock(CqrsMember *members, int nmembers, bool wait, Pass *pass, PassGroup
 		}
 		any |= member->locked;
 	}
-	if (!any)
-		return 0;
-	pass->settled = cqrs_horizon_settled();
+	if (any)
+		pass->settled = cqrs_horizon_settled();
+	return any;
+}
 
-	PushActiveSnapshot(GetTransactionSnapshot());
+/*
+ * Read the checkpoints of members that are locked, under the active snapshot; NULL
+ * where one is not to be processed. Returns whether there are restored ones to be
+ * processed.
+ */
+static bool
+catchup_read_checkpoints(CqrsMember *members, int nmembers, const Pass *pass,
+						 CqrsCheckpoint **checkpoints)
+{
+	bool		restored = false;
+
 	for (int i = 0; i < nmembers; i++)
 	{
-		CqrsMember *member = &members[i];
-		CqrsProjection *projection;
 		CqrsCheckpoint *checkpoint;
-		PassGroup  *group = groups;
+		CqrsProjection *projection;
 
-		if (!member->locked)
+		checkpoints[i] = NULL;
+		if (!members[i].locked)
 			continue;
-		checkpoint = cqrs_checkpoint_read(member->projection);
+		checkpoint = cqrs_checkpoint_read(members[i].projection);
 
 		/*
 		 * What a commit has changed is told in several steps: an extension that was
 		 * dropped and made anew in one transaction may have been seen halfway.
 		 */
-		projection = cqrs_projection_get(member->projection);
+		projection = cqrs_projection_get(members[i].projection);
 		if (projection == NULL)
+			members[i].locked = false;
+		else if (checkpoint != NULL && !checkpoint->restored)
+			checkpoints[i] = checkpoint;
+		else if (catchup_read_restored(&members[i], projection, checkpoint, pass))
 		{
-			member->locked = false;
-			continue;
+			checkpoints[i] = checkpoint;
+			restored = true;
 		}
-		if (checkpoint == NULL || checkpoint->foreign)
-		{
-			catchup_unusable(member, projection, checkpoint, pass->policy);
+	}
+	return restored;
+}
+
+/*
+ * Can a member be processed whose checkpoint is of an older era, or is not there
+ * (NULL), perhaps not yet? If not, it has to wait until all is restored, or stops.
+ */
+static bool
+catchup_read_restored(CqrsMember *member, CqrsProjection *projection,
+					  CqrsCheckpoint *checkpoint, const Pass *pass)
+{
+	if (!cqrs_restore_is_complete(projection, pass->policy == CQRS_ERROR_RETRY) ||
+		(checkpoint == NULL && cqrs_checkpoint_peek(member->projection) != NULL))
+	{
+		member->locked = false;
+		member->next_retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+															RESTORE_POLL);
+		return false;
+	}
+	if (checkpoint == NULL || !cqrs_checkpoint_find_next_era(checkpoint))
+	{
+		catchup_unusable(member, projection, checkpoint, pass->policy);
+		return false;
+	}
+	member->error = cqrs_apply_restored(projection);
+	if (member->error != NULL && pass->policy == CQRS_ERROR_THROW)
+		ReThrowError(member->error);
+	if (member->error != NULL)
+	{
+		catchup_failed(member, projection, pass->policy);
+		return false;
+	}
+
+	/* its checkpoint was behind what its publishers had done, to notify */
+	if (cqrs_projection_was_inline(projection, &checkpoint->incarnation))
+		cqrs_checkpoint_skip_era(checkpoint);
+	return true;
+}
+
+/* Put members that have the same to do next into one group. Returns the number of groups. */
+static int
+catchup_group_members(CqrsMember *members, int nmembers, CqrsCheckpoint **checkpoints,
+					  PassGroup *groups)
+{
+	int			ngroups = 0;
+
+	for (int i = 0; i < nmembers; i++)
+	{
+		CqrsProjection *projection = cqrs_projection_get(members[i].projection);
+		CqrsCheckpoint *checkpoint = checkpoints[i];
+		PassGroup  *group = groups;
+
+		if (projection == NULL)
+			members[i].locked = false;
+		if (projection == NULL || checkpoint == NULL)
 			continue;
-		}
 		while (group < groups + ngroups &&
 			   !cqrs_checkpoint_equal(group->checkpoint, checkpoint))
 			group++;
@@ -209,10 +309,8 @@ catchup_lock(CqrsMember *members, int nmembers, bool wait, Pass *pass, PassGroup
 			ngroups++;
 			group->nmembers = 0;
 		}
-		catchup_join(group, member, projection, checkpoint);
+		catchup_join(group, &members[i], projection, checkpoint);
 	}
-	if (ngroups == 0)
-		PopActiveSnapshot();
 	return ngroups;
 }
 
@@ -262,7 +360,7 @@ catchup_batch(PassGroup *group, CqrsBatch *batch, const Pass *pass, bool small_o
 	catchup_split(group, &readers, &others);
 	if (readers.nmembers > 0)
 		limit.events = Min(limit.events, MIN_RANGE);
-	if (!next.frozen && catchup_read(batch, &next, pass, limit))
+	if (!next.frozen && !next.restored && catchup_read(batch, &next, pass, limit))
 		return catchup_apply(group, &next, batch, pass);
 	if (small_only)
 	{
@@ -270,22 +368,20 @@ catchup_batch(PassGroup *group, CqrsBatch *batch, const Pass *pass, bool small_o
 			group->members[i]->more = group->members[i]->postponed = true;
 		return true;
 	}
-	if (!next.frozen)
+	if (!next.frozen && next.restored)
+		cqrs_checkpoint_finish_era(&next);
+	else if (!next.frozen)
 	{
 		next.frozen = true;
 		next.walk.target = pass->current;
 		next.walk.last = 0;
-		cqrs_outbox_read_bounds(next.walk.done, pass->current, limit.events, &next.walk.low,
-								&next.walk.high);
+		cqrs_outbox_read_bounds(&next.walk, limit.events, PG_INT64_MAX);
 	}
 	catchup_ranges(&readers, &others, &next, batch, pass);
 	if (others.nmembers == 0)
 		return true;
 	if (cqrs_outbox_read_walk(batch, &next.walk, catchup_limit(&others)))
-	{
-		next.frozen = false;
-		next.walk.done = next.walk.target;
-	}
+		catchup_end_walk(&next);
 	if (batch->nevents > 0)
 		next.walk.last = batch->events[batch->nevents - 1].position;
 	return catchup_apply(&others, &next, batch, pass) || others.nmembers < group->nmembers;
@@ -299,8 +395,8 @@ static bool
 catchup_apply(PassGroup *group, const CqrsCheckpoint *next, CqrsBatch *batch,
 			  const Pass *pass)
 {
-	bool		was_frozen = group->checkpoint->frozen;
-	bool		moved = batch->nevents > 0 || was_frozen;
+	bool		was_part = group->checkpoint->frozen || group->checkpoint->restored;
+	bool		moved = batch->nevents > 0 || was_part;
 
 	for (int i = 0; i < group->nmembers; i++)
 	{
@@ -313,8 +409,8 @@ catchup_apply(PassGroup *group, const CqrsCheckpoint *next, CqrsBatch *batch,
 		if (member->error != NULL)
 			continue;
 
-		/* at the end of a frozen interval there may be what came after it was frozen */
-		member->more = next->frozen || was_frozen;
+		/* at the end of a frozen interval, or an era, there may be what came after it */
+		member->more = next->frozen || was_part;
 		if (moved)
 		{
 			catchup_place(group->checkpoints[i], batch, pass);
@@ -338,19 +434,29 @@ catchup_apply(PassGroup *group, const CqrsCheckpoint *next, CqrsBatch *batch,
 static void
 catchup_find_whole(const PassGroup *group, const Pass *pass, CqrsWalk *walk)
 {
-	walk->whole_after = 0;
-	walk->whole_upto = group->checkpoint->frozen ? group->checkpoint->settled : pass->settled;
+	walk->whole_after = walk->first - 1;
+	walk->whole_upto = catchup_settled(group->checkpoint, pass);
 	for (int i = 0; i < group->nmembers; i++)
 		walk->whole_after = Max(walk->whole_after, group->checkpoints[i]->peak);
+}
+
+/*
+ * What was settled when the snapshot was taken that a checkpoint is walking to, or
+ * will: all of an older era.
+ */
+static int64
+catchup_settled(const CqrsCheckpoint *checkpoint, const Pass *pass)
+{
+	if (checkpoint->frozen)
+		return checkpoint->settled;
+	return checkpoint->restored ? checkpoint->next_era.first_position - 1 : pass->settled;
 }
 
 /* Say in the batch where it is among all events. */
 static void
 catchup_place(CqrsCheckpoint *checkpoint, CqrsBatch *batch, const Pass *pass)
 {
-	/* a walk's snapshot is older than this pass's */
-	if (!checkpoint->frozen)
-		checkpoint->settled = pass->settled;
+	checkpoint->settled = catchup_settled(checkpoint, pass);
 	batch->peak = checkpoint->peak;
 	batch->settled = checkpoint->settled;
 }
@@ -424,12 +530,22 @@ static bool
 catchup_read(CqrsBatch *batch, CqrsCheckpoint *next, const Pass *pass, CqrsReadLimit limit)
 {
 	if (cqrs_outbox_read_is_long(&next->walk, limit) ||
-		!cqrs_outbox_read_interval(batch, next->walk.done, pass->current, limit))
+		!cqrs_outbox_read_interval(batch, &next->walk, pass->current, limit))
 		return false;
 	next->walk.done = pass->current;
 	if (batch->nevents > 0)
 		next->walk.last = Max(next->walk.last, batch->events[batch->nevents - 1].position);
 	return true;
+}
+
+/* The frozen interval is read; and the older era, if it was what was left of one. */
+static void
+catchup_end_walk(CqrsCheckpoint *next)
+{
+	next->frozen = false;
+	next->walk.done = next->walk.target;
+	if (next->restored)
+		cqrs_checkpoint_enter_era(next);
 }
 
 /*
@@ -448,10 +564,7 @@ catchup_ranges(const PassGroup *readers, PassGroup *others, const CqrsCheckpoint
 
 	next.walk.last = range.upto;
 	if (range.is_end)
-	{
-		next.frozen = false;
-		next.walk.done = next.walk.target;
-	}
+		catchup_end_walk(&next);
 	for (int i = 0; i < readers->nmembers; i++)
 		if (!found || !catchup_range(readers, i, &range, &next, batch, pass))
 			catchup_join(others, readers->members[i], readers->projections[i],
@@ -599,6 +712,7 @@ catchup_advance(CqrsMember *member, CqrsProjection *projection, CqrsCheckpoint *
 {
 	checkpoint->frozen = next->frozen;
 	checkpoint->walk = next->walk;
+	checkpoint->incarnation = next->incarnation;
 	cqrs_checkpoint_advance(checkpoint, nevents);
 	if (nevents > 0)
 		cqrs_notify_send(projection, last, nevents, applied->keys, applied->nkeys);

@@ -17,6 +17,15 @@
  * with each of them. So this process remembers where it last wrote the row, and
  * reads and updates it there, by ctid and id; if it has moved, the index finds
  * it. Updating anything but one row is an error.
+ *
+ * Eras
+ * ----
+ * A checkpoint is of one era (era.c), and what is in older ones is processed. That
+ * of a restored projection is of an older era, as is that of a new one that begins
+ * with the first event. Nothing is added to such an era any more: a walk that was
+ * begun goes on to its target, and another one, from there to a snapshot that sees
+ * everything, is what is left of the era. Then the checkpoint enters the next era,
+ * with nothing of it processed.
  */
 #include "postgres.h"
 
@@ -34,6 +43,7 @@
 #include "utils/xid8.h"
 
 #include "checkpoint.h"
+#include "outbox.h"
 #include "query.h"
 
 /* where this process last saw a projection's row */
@@ -47,8 +57,11 @@ static HTAB *places = NULL;
 
 #define CHECKPOINT_COLUMNS \
 	"c.projection, c.ctid, c.done, c.target, c.low, c.high, c.last_position," \
-	" c.peak, c.settled, c.events_processed, c.batches," \
-	" c.incarnation <> (SELECT i.id FROM cqrs.incarnation AS i)"
+	" c.peak, c.settled, c.events_processed, c.batches, c.first_position, c.incarnation," \
+	" c.incarnation <> " CQRS_ERA_INCARNATION
+
+/* sees all transactions that a cluster will ever have */
+#define WHOLE_ERA "9223372036854775807:9223372036854775807:"
 
 /* a snapshot on its way out of a query */
 typedef struct SnapshotResult
@@ -64,6 +77,9 @@ typedef struct RowResult
 	CqrsCheckpoint *checkpoint;
 } RowResult;
 
+static Datum checkpoint_whole_era(void);
+static int64 checkpoint_era_end(const CqrsCheckpoint *checkpoint);
+static void pending_add(CqrsPending *pending, CqrsPending more);
 static CqrsCheckpoint *checkpoint_read(int32 projection, bool latest);
 static RowPlace *checkpoint_place(int32 projection, HASHACTION action);
 static bool checkpoint_read_row(TupleTableSlot *slot, void *arg);
@@ -105,31 +121,34 @@ cqrs_checkpoint_peek(int32 projection)
 	return checkpoint_read(projection, true);
 }
 
-/*
- * Throw where the checkpoint is missing (NULL), or was made under other
- * transaction ids than this database's, that is, restored from a dump.
- */
+/* Throw where the checkpoint is missing (NULL). */
 void
-cqrs_checkpoint_refuse_unusable(const CqrsCheckpoint *checkpoint)
+cqrs_checkpoint_refuse_missing(const CqrsCheckpoint *checkpoint)
 {
 	if (checkpoint == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("the projection has no row in cqrs.checkpoint"),
 				 errhint("Drop the projection and create it again.")));
-	if (checkpoint->foreign)
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("the checkpoint and the events were restored from a dump"),
-				 errdetail("Their transaction ids mean nothing in this database."),
-				 errhint("This release can't go on from a dump. Move the cluster with its transaction ids instead: pg_upgrade, pg_basebackup, or a standby.")));
+}
+
+/* Throw also where it is not known which era it is of. */
+void
+cqrs_checkpoint_refuse_unusable(const CqrsCheckpoint *checkpoint)
+{
+	CqrsEra		next;
+
+	cqrs_checkpoint_refuse_missing(checkpoint);
+	if (checkpoint->restored)
+		(void) cqrs_era_after(&checkpoint->incarnation, false, &next);
 }
 
 /* Do two projections have exactly the same to do next? */
 bool
 cqrs_checkpoint_equal(const CqrsCheckpoint *a, const CqrsCheckpoint *b)
 {
-	if (a->frozen != b->frozen || !datumIsEqual(a->walk.done, b->walk.done, false, -1))
+	if (a->frozen != b->frozen || !datumIsEqual(a->walk.done, b->walk.done, false, -1) ||
+		memcmp(&a->incarnation, &b->incarnation, sizeof(pg_uuid_t)) != 0)
 		return false;
 	return !a->frozen ||
 		(datumIsEqual(a->walk.target, b->walk.target, false, -1) &&
@@ -148,21 +167,22 @@ cqrs_checkpoint_advance(CqrsCheckpoint *checkpoint, int64 events)
 		.sql = "UPDATE cqrs.checkpoint SET done = $3, target = $4, low = $5, high = $6,"
 		" last_position = $7, events_processed = events_processed + $8,"
 		" batches = batches + CASE WHEN $8 > 0 THEN 1 ELSE 0 END,"
-		" peak = $9, settled = $10"
+		" peak = $9, settled = $10, incarnation = $11, first_position = $12"
 		" WHERE ctid = $1 AND projection = $2 RETURNING ctid",
-		.nargs = 10,
+		.nargs = 12,
 		.argtypes = {TIDOID, INT4OID, PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, INT8OID,
-		INT8OID, INT8OID, INT8OID, INT8OID}
+		INT8OID, INT8OID, INT8OID, INT8OID, UUIDOID, INT8OID}
 	};
 	ItemPointerData old = checkpoint->ctid;
-	Datum		args[10] = {
+	Datum		args[12] = {
 		PointerGetDatum(&old), Int32GetDatum(checkpoint->projection),
 		checkpoint->walk.done, checkpoint->walk.target, Int64GetDatum(checkpoint->walk.low),
 		Int64GetDatum(checkpoint->walk.high), Int64GetDatum(checkpoint->walk.last),
 		Int64GetDatum(events), Int64GetDatum(checkpoint->peak),
-		Int64GetDatum(checkpoint->settled)
+		Int64GetDatum(checkpoint->settled), UUIDPGetDatum(&checkpoint->incarnation),
+		Int64GetDatum(checkpoint->walk.first)
 	};
-	char		nulls[10];
+	char		nulls[12];
 
 	memset(nulls, ' ', sizeof(nulls));
 	if (!checkpoint->frozen)
@@ -176,22 +196,78 @@ cqrs_checkpoint_advance(CqrsCheckpoint *checkpoint, int64 events)
 }
 
 /*
- * Make the row of a new projection, which has processed, or passes over, what is
- * visible in done, none of it above position peak. What it processed ends at last.
+ * Look up which era follows a restored checkpoint's, recording where the current one
+ * begins if nobody has. Returns false where that is not known.
+ */
+bool
+cqrs_checkpoint_find_next_era(CqrsCheckpoint *checkpoint)
+{
+	cqrs_outbox_begin_era();
+	return cqrs_era_after(&checkpoint->incarnation, true, &checkpoint->next_era);
+}
+
+/* Count all of an older era as processed. */
+void
+cqrs_checkpoint_skip_era(CqrsCheckpoint *checkpoint)
+{
+	checkpoint->frozen = false;
+	checkpoint->walk.done = checkpoint_whole_era();
+	checkpoint->walk.last = checkpoint->next_era.first_position - 1;
+	checkpoint->peak = Max(checkpoint->peak, checkpoint->walk.last);
+}
+
+/* Freeze what is left of an older era, which ends where the next one begins. */
+void
+cqrs_checkpoint_finish_era(CqrsCheckpoint *checkpoint)
+{
+	checkpoint->frozen = true;
+	checkpoint->walk.target = checkpoint_whole_era();
+	checkpoint->walk.last = 0;
+	cqrs_outbox_read_bounds(&checkpoint->walk, 0, checkpoint->next_era.first_position - 1);
+}
+
+/* Enter the next era if nothing is left of an older one. */
+void
+cqrs_checkpoint_enter_era(CqrsCheckpoint *checkpoint)
+{
+	if (checkpoint->frozen ||
+		!datumIsEqual(checkpoint->walk.done, checkpoint_whole_era(), false, -1))
+		return;
+	checkpoint->incarnation = checkpoint->next_era.incarnation;
+	checkpoint->walk.first = checkpoint->next_era.first_position;
+	checkpoint->walk.done = cqrs_checkpoint_empty_snapshot();
+	checkpoint->walk.low = checkpoint->walk.high = 0;
+}
+
+/*
+ * Make the row of a new projection, which has processed, or passes over, what is of
+ * older eras or visible in done, none of it above position peak. What it processed
+ * ends at last. Without done (0) it is to begin with the first event.
  */
 void
 cqrs_checkpoint_insert(int32 projection, Datum done, int64 last, int64 peak)
 {
 	static CqrsQuery query = {
-		.sql = "INSERT INTO cqrs.checkpoint (projection, incarnation, done, last_position, peak)"
-		" SELECT $1, id, $2, $3, $4 FROM cqrs.incarnation",
-		.nargs = 4,
-		.argtypes = {INT4OID, PG_SNAPSHOTOID, INT8OID, INT8OID}
+		.sql = "INSERT INTO cqrs.checkpoint (projection, incarnation, first_position, done,"
+		" last_position, peak) VALUES ($1, $2, $3, $4, $5, $6)",
+		.nargs = 6,
+		.argtypes = {INT4OID, UUIDOID, INT8OID, PG_SNAPSHOTOID, INT8OID, INT8OID}
 	};
-	Datum		args[4] = {
-		Int32GetDatum(projection), done, Int64GetDatum(last), Int64GetDatum(peak)
+	CqrsEra		era;
+	Datum		args[6] = {
+		Int32GetDatum(projection), UUIDPGetDatum(&era.incarnation), (Datum) 0, done,
+		Int64GetDatum(last), Int64GetDatum(peak)
 	};
 
+	cqrs_outbox_begin_era();
+	if (done == (Datum) 0)
+	{
+		era = cqrs_era_oldest();
+		args[3] = cqrs_checkpoint_empty_snapshot();
+	}
+	else
+		era = cqrs_era_current();
+	args[2] = Int64GetDatum(era.first_position);
 	cqrs_query_run(&query, args, NULL, NULL, NULL);
 }
 
@@ -201,13 +277,18 @@ cqrs_checkpoint_reset(int32 projection)
 {
 	static CqrsQuery query = {
 		.sql = "UPDATE cqrs.checkpoint SET done = $2, target = NULL, low = 0, high = 0,"
-		" last_position = 0, peak = 0, settled = 0, incarnation = (SELECT id FROM cqrs.incarnation)"
+		" last_position = 0, peak = 0, settled = 0, incarnation = $3, first_position = $4"
 		" WHERE projection = $1",
-		.nargs = 2,
-		.argtypes = {INT4OID, PG_SNAPSHOTOID}
+		.nargs = 4,
+		.argtypes = {INT4OID, PG_SNAPSHOTOID, UUIDOID, INT8OID}
 	};
-	Datum		args[2] = {Int32GetDatum(projection), cqrs_checkpoint_empty_snapshot()};
+	CqrsEra		era;
+	Datum		args[4] = {Int32GetDatum(projection), cqrs_checkpoint_empty_snapshot()};
 
+	cqrs_outbox_begin_era();
+	era = cqrs_era_oldest();
+	args[2] = UUIDPGetDatum(&era.incarnation);
+	args[3] = Int64GetDatum(era.first_position);
 	cqrs_query_run(&query, args, NULL, NULL, NULL);
 }
 
@@ -292,17 +373,101 @@ cqrs_checkpoint_snapshot_sees(Datum snapshot, FullTransactionId xid)
 }
 
 /*
- * Has the projection processed every event that is visible in the snapshot? A
- * frozen interval has to be walked to its end first.
+ * Has the projection processed every event that is visible in the snapshot? An
+ * older era, or a frozen interval, has to be walked to its end first.
  */
 bool
 cqrs_checkpoint_covers(const CqrsCheckpoint *checkpoint, Datum snapshot)
 {
-	return !checkpoint->frozen &&
-		cqrs_outbox_read_pending_interval(checkpoint->walk.done, snapshot, 1).events == 0;
+	return !checkpoint->restored && !checkpoint->frozen &&
+		cqrs_outbox_read_pending_interval(&checkpoint->walk, snapshot, PG_INT64_MAX,
+										  1).events == 0;
+}
+
+/* Has it processed the event at a position, of such a transaction? */
+bool
+cqrs_checkpoint_covers_event(const CqrsCheckpoint *checkpoint, int64 position,
+							 FullTransactionId xid)
+{
+	const CqrsWalk *walk = &checkpoint->walk;
+
+	if (position < walk->first)
+		return true;
+	if (position > checkpoint_era_end(checkpoint))
+		return false;
+	return cqrs_checkpoint_snapshot_sees(walk->done, xid) ||
+		(checkpoint->frozen && position <= walk->last &&
+		 cqrs_checkpoint_snapshot_sees(walk->target, xid));
+}
+
+/*
+ * Count up to some more than limit events that are committed and not processed,
+ * filtered out or not, and tell when the oldest of those counted occurred.
+ */
+CqrsPending
+cqrs_checkpoint_pending(const CqrsCheckpoint *checkpoint, int limit)
+{
+	CqrsWalk	walk = checkpoint->walk;
+	int64		end = checkpoint_era_end(checkpoint);
+	CqrsPending pending = {.oldest = PG_INT64_MAX};
+	Datum		now;
+
+	if (checkpoint->restored)
+		now = checkpoint_whole_era();
+	else
+	{
+		PushActiveSnapshot(GetLatestSnapshot());
+		now = cqrs_checkpoint_current_snapshot();
+		PopActiveSnapshot();
+	}
+	if (checkpoint->frozen)
+	{
+		pending = cqrs_outbox_read_pending_walk(&walk, limit + 1);
+		walk.done = walk.target;
+	}
+	pending_add(&pending, cqrs_outbox_read_pending_interval(&walk, now, end, limit + 1));
+	if (end < PG_INT64_MAX && pending.events <= limit)
+	{
+		/* all of the eras that follow */
+		walk = (CqrsWalk)
+		{
+			.first = end + 1,
+			.done = cqrs_checkpoint_empty_snapshot(),
+			.target = now,
+			.low = end + 1,
+			.high = PG_INT64_MAX
+		};
+		pending_add(&pending, cqrs_outbox_read_pending_walk(&walk, limit + 1));
+	}
+	return pending;
 }
 
 /* --------------------------------------------------------------- helpers */
+
+/* a snapshot that every transaction is visible in */
+static Datum
+checkpoint_whole_era(void)
+{
+	return DirectFunctionCall1(pg_snapshot_in, CStringGetDatum(WHOLE_ERA));
+}
+
+/* The last position of the checkpoint's era; PG_INT64_MAX = there is no end. */
+static int64
+checkpoint_era_end(const CqrsCheckpoint *checkpoint)
+{
+	CqrsEra		next;
+
+	if (!checkpoint->restored || !cqrs_era_after(&checkpoint->incarnation, true, &next))
+		return PG_INT64_MAX;
+	return next.first_position - 1;
+}
+
+static void
+pending_add(CqrsPending *pending, CqrsPending more)
+{
+	pending->events += more.events;
+	pending->oldest = Min(pending->oldest, more.oldest);
+}
 
 static CqrsCheckpoint *
 checkpoint_read(int32 projection, bool latest)
@@ -394,7 +559,9 @@ checkpoint_read_row(TupleTableSlot *slot, void *arg)
 	checkpoint->settled = DatumGetInt64(slot->tts_values[8]);
 	checkpoint->events_processed = DatumGetInt64(slot->tts_values[9]);
 	checkpoint->batches = DatumGetInt64(slot->tts_values[10]);
-	checkpoint->foreign = DatumGetBool(slot->tts_values[11]);
+	checkpoint->walk.first = DatumGetInt64(slot->tts_values[11]);
+	checkpoint->incarnation = *DatumGetUUIDP(slot->tts_values[12]);
+	checkpoint->restored = DatumGetBool(slot->tts_values[13]);
 	result->checkpoint = checkpoint;
 	MemoryContextSwitchTo(old);
 	return true;

@@ -31,6 +31,15 @@
 	pg_class_ownercheck(oid, role)
 #endif
 
+/* 16 gave it the parent trigger, and whether to recurse to partitions */
+#if PG_VERSION_NUM >= 160000
+#define cqrs_compat_enable_trigger(rel, name, fires_when, lockmode) \
+	EnableDisableTrigger(rel, name, InvalidOid, fires_when, false, false, lockmode)
+#else
+#define cqrs_compat_enable_trigger(rel, name, fires_when, lockmode) \
+	EnableDisableTrigger(rel, name, fires_when, false, lockmode)
+#endif
+
 /* 17 added the "or stronger" argument; its predecessor came with 15.9 and 16.5 only */
 #if PG_VERSION_NUM >= 170000
 #define cqrs_compat_lock_held(tag, mode) LockHeldByMe(tag, mode, false)

@@ -14,6 +14,7 @@
 #include "arrival.h"
 #include "attachment.h"
 #include "cqrs_views.h"
+#include "era.h"
 #include "follow.h"
 #include "guc.h"
 #include "handler.h"
@@ -37,6 +38,7 @@ _PG_init(void)
 	cqrs_guc_define();
 	cqrs_query_init();
 	cqrs_session_init();
+	cqrs_era_init();
 	cqrs_outbox_init();
 	cqrs_read_table_init();
 	cqrs_projection_init();

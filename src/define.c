@@ -19,6 +19,7 @@
 #include "outbox.h"
 #include "outbox_read.h"
 #include "read_table.h"
+#include "restore.h"
 #include "shmem.h"
 
 static void define_notice_without_workers(const char *name);
@@ -67,26 +68,9 @@ cqrs_define_claim(const Oid *relids, int nrelids, Oid owner)
 }
 
 /*
- * Throw where a new projection could not process what the outbox has, or, in
- * mode inline, not in this transaction.
- */
-void
-cqrs_define_check_outbox(CqrsMode mode)
-{
-	if (mode == CQRS_MODE_INLINE)
-		cqrs_mode_require_clean_transaction("create an inline projection");
-	if (cqrs_outbox_read_has_future())
-		ereport(ERROR,
-				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("cqrs.outbox has events with transaction ids that are not yet assigned"),
-				 errdetail("They were restored from a dump of another cluster, and could not be processed now."),
-				 errhint("Move the cluster with its transaction ids instead: pg_upgrade, pg_basebackup, or a standby.")));
-}
-
-/*
  * Register a projection whose tables are claimed, and begin where its start_at
  * says, or behind what it has processed already: all that is visible in done (0
- * = nothing), up to position last. For mode inline, with a backlog of one batch
+ * = nothing), and what was restored, up to position last. For mode inline, with a backlog of one batch
  * or less, takes SHARE ROW EXCLUSIVE on the outbox and applies the backlog.
  */
 void
@@ -96,6 +80,7 @@ cqrs_define_projection(CqrsProjectionColumns *columns, const Oid *tables, int nt
 	int64		peak = last;
 	int32		id;
 
+	cqrs_restore_none();
 	columns->state = columns->mode == CQRS_MODE_INLINE ? CQRS_STATE_SWITCHING :
 		CQRS_STATE_RUNNING;
 	id = cqrs_registry_insert(columns);
@@ -109,10 +94,8 @@ cqrs_define_projection(CqrsProjectionColumns *columns, const Oid *tables, int nt
 	if (done == (Datum) 0 && strcmp(columns->start_at, "now") == 0)
 	{
 		done = cqrs_checkpoint_current_snapshot();
-		peak = cqrs_outbox_read_last_position();
+		peak = cqrs_outbox_last_position();
 	}
-	else if (done == (Datum) 0)
-		done = cqrs_checkpoint_empty_snapshot();
 	cqrs_checkpoint_insert(id, done, last, peak);
 	PopActiveSnapshot();
 
@@ -133,18 +116,9 @@ cqrs_define_become_inline(int32 id)
 	CqrsProjection *projection = cqrs_projection_get(id);
 	CqrsCheckpoint *checkpoint = cqrs_checkpoint_peek(id);
 	int			batch_size = projection->batch_size ? projection->batch_size : cqrs_guc_batch_size;
-	bool		small = false;
+	bool		small = checkpoint != NULL && !checkpoint->frozen &&
+		cqrs_checkpoint_pending(checkpoint, batch_size).events <= batch_size;
 
-	if (checkpoint != NULL && !checkpoint->frozen)
-	{
-		Datum		now;
-
-		PushActiveSnapshot(GetLatestSnapshot());
-		now = cqrs_checkpoint_current_snapshot();
-		PopActiveSnapshot();
-		small = cqrs_outbox_read_pending_interval(checkpoint->walk.done, now,
-											 batch_size + 1).events <= batch_size;
-	}
 	if (small && cqrs_mode_enter_inline(id, CQRS_ERROR_THROW))
 		return;
 	ereport(NOTICE,

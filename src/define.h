@@ -10,7 +10,6 @@
 
 extern void cqrs_define_refuse_existing(const char *name);
 extern void cqrs_define_claim(const Oid *relids, int nrelids, Oid owner);
-extern void cqrs_define_check_outbox(CqrsMode mode);
 extern void cqrs_define_projection(CqrsProjectionColumns *columns, const Oid *tables,
 								   int ntables, Datum done, int64 last);
 extern void cqrs_define_become_inline(int32 id);

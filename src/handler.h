@@ -57,6 +57,12 @@ typedef struct CqrsHandlerKind
 	void		(*begin) (CqrsProjection *projection);
 
 	/*
+	 * Make good what a dump does not have, as the owner, now that it is restored;
+	 * called more than once. NULL = nothing.
+	 */
+	void		(*restored) (CqrsProjection *projection);
+
+	/*
 	 * Hash the keys of events, as the owner, so that equal keys have equal hashes
 	 * even if their texts differ. NULL = the texts tell.
 	 */

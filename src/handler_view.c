@@ -30,6 +30,7 @@
 #include "query.h"
 #include "read_table.h"
 #include "view.h"
+#include "view_depend.h"
 #include "view_sql.h"
 
 /* as many bytes of keys do not fit into a notification */
@@ -110,6 +111,7 @@ static void view_apply_one(Maintained *maintained, CqrsHandlerCall *call, bool t
 static void view_apply_range(Maintained *maintained, CqrsHandlerCall *call, bool tell,
 							 CqrsRowFn row_fn, Keys *keys);
 static void handler_view_begin(CqrsProjection *projection);
+static void handler_view_restored(CqrsProjection *projection);
 static int	handler_view_narrow(CqrsProjection *projection, CqrsEvent **events, int nevents,
 								TupleDesc desc);
 static void narrow_keep(int i, Datum value, bool isnull, void *arg);
@@ -140,6 +142,7 @@ const CqrsHandlerKind cqrs_handler_view_kind = {
 	.merges_rows = true,
 	.apply = handler_view_apply,
 	.begin = handler_view_begin,
+	.restored = handler_view_restored,
 	.hash_keys = handler_view_hash_keys,
 	.narrow = handler_view_narrow
 };
@@ -283,6 +286,14 @@ handler_view_begin(CqrsProjection *projection)
 	/* the one for a single event takes no rows */
 	cqrs_query_run_on(&maintained->apply[1], &rows, args, NULL, NULL, NULL);
 	tuplestore_end(rows.store);
+}
+
+static void
+handler_view_restored(CqrsProjection *projection)
+{
+	Maintained *maintained = view_get(projection);
+
+	cqrs_view_depend_record(maintained->view, &maintained->tables);
 }
 
 /* Keep the events that WHERE accepts. */

@@ -24,7 +24,6 @@
 #include "compat.h"
 #include "horizon.h"
 #include "outbox.h"
-#include "outbox_read.h"
 #include "query.h"
 
 /* the epoch: positions up to "drawn", by these publishers or earlier ones */
@@ -64,7 +63,7 @@ cqrs_horizon_settled(void)
 	}
 
 	/* in this order: who drew one of these positions holds the lock, or has gone */
-	drawn_now = cqrs_outbox_read_drawn();
+	drawn_now = cqrs_outbox_drawn();
 	SET_LOCKTAG_RELATION(tag, MyDatabaseId, relid);
 	current = GetLockConflicts(&tag, ShareLock, &ncurrent);
 	if (horizon_epoch_is_over(current, ncurrent))

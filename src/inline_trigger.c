@@ -49,6 +49,7 @@
 
 #include "apply.h"
 #include "checkpoint.h"
+#include "era.h"
 #include "handler.h"
 #include "inline_trigger.h"
 #include "lock.h"
@@ -318,15 +319,15 @@ inline_check_snapshot(CqrsProjection *projection, const CqrsApplied *applied)
 	bool		conflict;
 	uint32	   *hashes;
 	int			nhashes = hash_keys(projection, applied, &hashes);
-	Datum		then;
+	CqrsWalk	then = {.first = cqrs_era_first_position()};
 	Datum		now;
 
 	PushActiveSnapshot(GetTransactionSnapshot());
-	then = cqrs_checkpoint_current_snapshot();
+	then.done = cqrs_checkpoint_current_snapshot();
 	PopActiveSnapshot();
 	PushActiveSnapshot(GetLatestSnapshot());
 	now = cqrs_checkpoint_current_snapshot();
-	conflict = !cqrs_outbox_read_interval(batch, then, now, limit);
+	conflict = !cqrs_outbox_read_interval(batch, &then, now, limit);
 	PopActiveSnapshot();
 
 	cqrs_apply_select(projection, batch, &concurrent);

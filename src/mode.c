@@ -48,6 +48,7 @@ bool
 cqrs_mode_enter_inline(int32 id, CqrsErrorPolicy policy)
 {
 	CqrsProjection *projection;
+	CqrsMember	member;
 
 	/* a worker has others to look after, and tries again */
 	if (!cqrs_checkpoint_lock(id, policy != CQRS_ERROR_RETRY))
@@ -58,7 +59,8 @@ cqrs_mode_enter_inline(int32 id, CqrsErrorPolicy policy)
 		return true;
 	if (!cqrs_outbox_lock_publishers(NULL, 0))
 		return false;
-	if (mode_drain(id, policy).error != NULL)
+	member = mode_drain(id, policy);
+	if (member.error != NULL || !member.locked)
 		return false;
 
 	/* what the handler has published just now is yet to be processed: once more */

@@ -32,12 +32,24 @@
 #include "utils/xid8.h"
 
 #include "compat.h"
+#include "era.h"
 #include "event.h"
 #include "lock.h"
 #include "outbox.h"
 #include "query.h"
+#include "trigger.h"
 
 #define INLINE_TRIGGER "cqrs_inline"
+
+/* the others, and when they fire */
+static const struct
+{
+	const char *name;
+	char		fires_when;
+}			guards[] = {
+	{"cqrs_immutable", TRIGGER_FIRES_ALWAYS},
+	{"cqrs_no_replication", TRIGGER_FIRES_ON_REPLICA}
+};
 
 /* what cqrs_outbox_lock_publishers locks */
 typedef struct PublisherLocks
@@ -60,6 +72,7 @@ static void outbox_release_callback(ResourceReleasePhase phase, bool isCommit,
 static void outbox_lock(void *arg);
 static Oid	outbox_inline_trigger(Oid relid);
 static void outbox_check_sequence(void);
+static void outbox_begin_publishing(void);
 static bool outbox_keep_position(TupleTableSlot *slot, void *arg);
 
 /* ------------------------------------------------------------ publishing */
@@ -108,7 +121,49 @@ cqrs_outbox_stamp(void)
 		outbox_check_sequence();
 		wake_at_commit = true;
 	}
+	if (!cqrs_era_is_known())
+		outbox_begin_publishing();
 	return GetTopFullTransactionId();
+}
+
+/*
+ * See to it that it is recorded where the era begins that the database is in: see
+ * era.c.
+ */
+void
+cqrs_outbox_begin_era(void)
+{
+	if (!cqrs_era_look())
+		cqrs_era_begin(cqrs_outbox_last_position());
+}
+
+/* The highest committed position; 0 where there is none. */
+int64
+cqrs_outbox_last_position(void)
+{
+	static CqrsQuery query = {
+		.sql = "SELECT coalesce(max(position), 0) FROM cqrs.outbox",
+		.flags = CQRS_QUERY_LATEST | CQRS_QUERY_INDEXED
+	};
+	int64		position = 0;
+
+	cqrs_query_run(&query, NULL, NULL, outbox_keep_position, &position);
+	return position;
+}
+
+/* The highest position that was drawn so far, by whomever; 0 = none. */
+int64
+cqrs_outbox_drawn(void)
+{
+	static CqrsQuery query = {
+		.sql = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END"
+		" FROM cqrs.outbox_position_seq",
+		.flags = CQRS_QUERY_LATEST
+	};
+	int64		position = 0;
+
+	cqrs_query_run(&query, NULL, NULL, outbox_keep_position, &position);
+	return position;
 }
 
 /*
@@ -119,18 +174,19 @@ bool
 cqrs_outbox_published_here(void)
 {
 	static CqrsQuery query = {
-		.sql = "SELECT 1 FROM cqrs.outbox WHERE xid = $1 LIMIT 1",
+		.sql = "SELECT 1 FROM cqrs.outbox WHERE xid = $1 AND position >= $2 LIMIT 1",
 		.flags = CQRS_QUERY_LATEST | CQRS_QUERY_INDEXED,
-		.nargs = 1,
-		.argtypes = {XID8OID}
+		.nargs = 2,
+		.argtypes = {XID8OID, INT8OID}
 	};
-	Datum		arg;
+	Datum		args[2];
 
 	if (!TransactionIdIsValid(GetTopTransactionIdIfAny()))
 		return false;
 	CommandCounterIncrement();
-	arg = FullTransactionIdGetDatum(GetTopFullTransactionId());
-	return cqrs_query_run(&query, &arg, NULL, NULL, NULL) > 0;
+	args[0] = FullTransactionIdGetDatum(GetTopFullTransactionId());
+	args[1] = Int64GetDatum(cqrs_era_first_position());
+	return cqrs_query_run(&query, args, NULL, NULL, NULL) > 0;
 }
 
 /*
@@ -280,7 +336,31 @@ cqrs_outbox_receive(int64 position, const pg_uuid_t *event_id, const char *sourc
 	cqrs_query_run(&query, args, marks, NULL, NULL);
 }
 
-/* -------------------------------------------------------- inline trigger */
+/* -------------------------------------------------------------- triggers */
+
+/* Do the triggers that protect the events fire as they should? */
+bool
+cqrs_outbox_is_guarded(void)
+{
+	Oid			relid = cqrs_query_relation("outbox", false);
+
+	for (int i = 0; i < lengthof(guards); i++)
+		if (cqrs_trigger_fires_when(relid, guards[i].name) != guards[i].fires_when)
+			return false;
+	return true;
+}
+
+/* Have them do so. Takes SHARE ROW EXCLUSIVE on the outbox if they don't. */
+void
+cqrs_outbox_restore_guard(void)
+{
+	Oid			relid = cqrs_query_relation("outbox", false);
+
+	if (cqrs_outbox_is_guarded())
+		return;
+	for (int i = 0; i < lengthof(guards); i++)
+		cqrs_trigger_set_fires_when(relid, guards[i].name, guards[i].fires_when);
+}
 
 /* Throw unless a role may read the outbox; the detail says why it has to. */
 void
@@ -478,6 +558,27 @@ outbox_check_sequence(void)
 				 errmsg("sequence cqrs.outbox_position_seq must ascend, not cycle, and have no cache"),
 				 errdetail("Positions drawn from a session's cache are not in causal order."),
 				 errhint("ALTER SEQUENCE cqrs.outbox_position_seq INCREMENT 1 NO CYCLE CACHE 1;")));
+}
+
+/*
+ * Publish for the first time, as far as this process knows. What has been restored
+ * must be of lower positions, so the sequence must have been restored, too.
+ */
+static void
+outbox_begin_publishing(void)
+{
+	int64		last;
+
+	if (cqrs_era_look())
+		return;
+	last = cqrs_outbox_last_position();
+	if (cqrs_outbox_drawn() < last)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("sequence cqrs.outbox_position_seq is behind the events"),
+				 errdetail("Events were restored and the sequence was not, or not yet."),
+				 errhint("Wait until the restore has ended. If it has: SELECT setval('cqrs.outbox_position_seq', (SELECT max(position) FROM cqrs.outbox));")));
+	cqrs_era_begin(last);
 }
 
 /* Keeps the one column of the one row. */

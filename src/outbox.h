@@ -15,6 +15,9 @@ extern void cqrs_outbox_set_waker(void (*wake) (void));
 extern bool cqrs_outbox_has_waker(void);
 extern void cqrs_outbox_wake_at_commit(void);
 extern FullTransactionId cqrs_outbox_stamp(void);
+extern void cqrs_outbox_begin_era(void);
+extern int64 cqrs_outbox_last_position(void);
+extern int64 cqrs_outbox_drawn(void);
 extern bool cqrs_outbox_published_here(void);
 extern int64 cqrs_outbox_publish(Datum *values, const char *nulls);
 extern void cqrs_outbox_grant(Oid roleid);
@@ -25,7 +28,9 @@ extern int64 cqrs_outbox_draw_position(void);
 extern void cqrs_outbox_receive(int64 position, const pg_uuid_t *event_id, const char *source,
 								Datum *values, bool *nulls);
 
-/* the inline trigger */
+/* the triggers */
+extern bool cqrs_outbox_is_guarded(void);
+extern void cqrs_outbox_restore_guard(void);
 extern void cqrs_outbox_check_select(Oid roleid, const char *detail);
 extern void cqrs_outbox_check_rights(Oid roleid, bool inline_mode);
 extern bool cqrs_outbox_lock_publishers(const Oid *relids, int nrelids);

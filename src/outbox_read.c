@@ -26,6 +26,10 @@
  * low and high, B per transaction through the index, merged. An interval is
  * never split by transaction id; that would break the order.
  *
+ * Transaction ids and snapshots are of one era (era.c), so only positions of that
+ * are looked at: from the walk's first on. In an older era there are also later
+ * positions; its events are walked, up to high.
+ *
  * Reads are ordinary queries under the active snapshot, so that a partitioned
  * outbox needs no change here.
  *
@@ -53,6 +57,7 @@
 #include "utils/tuplestore.h"
 #include "utils/xid8.h"
 
+#include "outbox.h"
 #include "outbox_read.h"
 #include "query.h"
 
@@ -102,6 +107,7 @@ static bool read_hand_over(TupleTableSlot *slot, void *arg);
 static bool read_keep_first(TupleTableSlot *slot, void *arg);
 static bool read_keep_pending(TupleTableSlot *slot, void *arg);
 static int64 walk_whole_end(const CqrsWalk *walk, int64 after);
+static int64 walk_begin(const CqrsWalk *walk);
 static Datum snapshot_xmax(Datum snapshot);
 static Datum snapshot_xmin(Datum snapshot);
 static bool snapshot_has_xip(Datum snapshot);
@@ -116,40 +122,42 @@ bool
 cqrs_outbox_read_is_long(const CqrsWalk *walk, CqrsReadLimit limit)
 {
 	return (walk->whole_upto - walk->whole_after) / 2 > limit.events ||
-		(snapshot_is_empty(walk->done) && cqrs_outbox_read_last_position() / 2 > limit.events);
+		(snapshot_is_empty(walk->done) && cqrs_outbox_last_position() / 2 > limit.events);
 }
 
 /*
  * Read what is visible in the active snapshot, whose value is current, and was
- * not in done, but for the current transaction's own events, which count as in
- * flight. Returns true if that was everything, now in the batch in
- * position order; false, with an empty batch, if it exceeds the limit.
+ * not in walk->done, but for the current transaction's own events, which count as
+ * in flight. The era is the current one. Returns true if that was everything, now
+ * in the batch in position order; false, with an empty batch, if it exceeds the
+ * limit.
  */
 bool
-cqrs_outbox_read_interval(CqrsBatch *batch, Datum done, Datum current,
+cqrs_outbox_read_interval(CqrsBatch *batch, const CqrsWalk *walk, Datum current,
 						  CqrsReadLimit limit)
 {
 	static CqrsQuery later = {
 		.sql = "SELECT " ROW_COLUMN_LIST " FROM cqrs.outbox"
-		" WHERE xid >= $1 AND xid < $2 AND xid <> $3",
+		" WHERE xid >= $1 AND xid < $2 AND xid <> $3 AND position >= $4",
 		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_INDEXED,
-		.nargs = 3,
-		.argtypes = {XID8OID, XID8OID, XID8OID}
+		.nargs = 4,
+		.argtypes = {XID8OID, XID8OID, XID8OID, INT8OID}
 	};
 	static CqrsQuery in_flight = {
 		.sql = "SELECT " ROW_COLUMN_LIST " FROM cqrs.outbox"
-		" WHERE xid = ANY (ARRAY(SELECT pg_snapshot_xip($1))) AND xid <> $2",
+		" WHERE xid = ANY (ARRAY(SELECT pg_snapshot_xip($1))) AND xid <> $2 AND position >= $3",
 		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_INDEXED,
-		.nargs = 2,
-		.argtypes = {PG_SNAPSHOTOID, XID8OID}
+		.nargs = 3,
+		.argtypes = {PG_SNAPSHOTOID, XID8OID, INT8OID}
 	};
 	ReadState	state = {.batch = batch,.limit = limit};
 	Datum		own = FullTransactionIdGetDatum(GetTopFullTransactionIdIfAny());
-	Datum		args[3] = {snapshot_xmax(done), snapshot_xmax(current), own};
-	Datum		in_flight_args[2] = {done, own};
+	Datum		first = Int64GetDatum(walk->first);
+	Datum		args[4] = {snapshot_xmax(walk->done), snapshot_xmax(current), own, first};
+	Datum		in_flight_args[3] = {walk->done, own, first};
 
 	cqrs_query_run(&later, args, NULL, read_add_row, &state);
-	if (!state.cut && snapshot_has_xip(done))
+	if (!state.cut && snapshot_has_xip(walk->done))
 		cqrs_query_run(&in_flight, in_flight_args, NULL, read_add_row, &state);
 	if (state.cut)
 	{
@@ -161,55 +169,63 @@ cqrs_outbox_read_interval(CqrsBatch *batch, Datum done, Datum current,
 }
 
 /*
- * The lowest and highest position of branch A between done and the active
- * snapshot, whose value is current. Looks at the first index entry of each
- * transaction, or, where they turn out to be many for what they have published, at
- * all entries; at none from the empty snapshot on. events is how many there are at
- * least. (How far the ids are apart does not tell: most may be of strangers.)
+ * Find low and high of a walk from done to target, which is the active snapshot, or
+ * sees all of an older era: the lowest position of branch A, up to a position, and
+ * the highest of all. Looks at the first index entry of each transaction, or, where
+ * they turn out to be many for what they have published, at all entries; at none
+ * from the empty snapshot on. events is how many there are at least. (How far the
+ * ids are apart does not tell: most may be of strangers.)
  */
 void
-cqrs_outbox_read_bounds(Datum done, Datum current, int events, int64 *low, int64 *high)
+cqrs_outbox_read_bounds(CqrsWalk *walk, int events, int64 upto)
 {
-	/* 0 where there are more transactions than $3 */
+	/* 0 where there are more transactions than $3, $5 where there is no event */
 	static CqrsQuery minimum_of_few = {
 		.sql = "WITH RECURSIVE first AS ("
 		"(SELECT xid, position FROM cqrs.outbox WHERE xid >= $1 AND xid < $2"
-		"  ORDER BY xid, position LIMIT 1) UNION ALL "
+		"  AND position >= $4 AND position <= $5 ORDER BY xid, position LIMIT 1) UNION ALL "
 		"SELECT next.xid, next.position FROM first, LATERAL"
 		" (SELECT o.xid, o.position FROM cqrs.outbox AS o WHERE o.xid > first.xid AND o.xid < $2"
-		"  ORDER BY o.xid, o.position LIMIT 1) AS next)"
-		" SELECT CASE WHEN count(*) <= $3 THEN coalesce(min(position), 1) ELSE 0 END"
+		"  AND o.position >= $4 AND o.position <= $5 ORDER BY o.xid, o.position LIMIT 1) AS next)"
+		" SELECT CASE WHEN count(*) <= $3 THEN coalesce(min(position), $5) ELSE 0 END"
 		" FROM (SELECT position FROM first LIMIT $3 + 1) AS few",
 		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_INDEXED,
-		.nargs = 3,
-		.argtypes = {XID8OID, XID8OID, INT4OID}
+		.nargs = 5,
+		.argtypes = {XID8OID, XID8OID, INT4OID, INT8OID, INT8OID}
 	};
 	/* "+ 0", lest the planner looks for the minimum along the primary key */
 	static CqrsQuery minimum = {
-		.sql = "SELECT coalesce(min(position + 0), 1) FROM cqrs.outbox"
-		" WHERE xid >= $1 AND xid < $2",
+		.sql = "SELECT coalesce(min(position + 0), $4) FROM cqrs.outbox"
+		" WHERE xid >= $1 AND xid < $2 AND position + 0 >= $3 AND position + 0 <= $4",
 		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_INDEXED,
-		.nargs = 2,
-		.argtypes = {XID8OID, XID8OID}
+		.nargs = 4,
+		.argtypes = {XID8OID, XID8OID, INT8OID, INT8OID}
 	};
 	static CqrsQuery maximum = {
-		.sql = "SELECT coalesce(max(position), 0) FROM cqrs.outbox",
-		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_INDEXED
+		.sql = "SELECT coalesce(max(position), 0) FROM cqrs.outbox WHERE position <= $1",
+		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_INDEXED,
+		.nargs = 1,
+		.argtypes = {INT8OID}
 	};
-	Datum		args[3] = {
-		snapshot_xmax(done), snapshot_xmax(current),
-		Int32GetDatum(Max(events / FEW_TRANSACTIONS, FEW_TRANSACTIONS_MIN))
+	Datum		args[5] = {
+		snapshot_xmax(walk->done), snapshot_xmax(walk->target),
+		Int32GetDatum(Max(events / FEW_TRANSACTIONS, FEW_TRANSACTIONS_MIN)),
+		Int64GetDatum(walk->first), Int64GetDatum(upto)
 	};
 
-	*low = 1;
-	if (!snapshot_is_empty(done))
+	walk->low = walk->first;
+	if (!snapshot_is_empty(walk->done))
 	{
-		*low = 0;
-		cqrs_query_run(&minimum_of_few, args, NULL, read_keep_first, low);
-		if (*low == 0)
-			cqrs_query_run(&minimum, args, NULL, read_keep_first, low);
+		cqrs_query_run(&minimum_of_few, args, NULL, read_keep_first, &walk->low);
+		if (walk->low == 0)
+		{
+			args[2] = args[3];
+			args[3] = args[4];
+			cqrs_query_run(&minimum, args, NULL, read_keep_first, &walk->low);
+		}
 	}
-	cqrs_query_run(&maximum, NULL, NULL, read_keep_first, high);
+	args[0] = Int64GetDatum(upto);
+	cqrs_query_run(&maximum, args, NULL, read_keep_first, &walk->high);
 }
 
 /*
@@ -240,12 +256,13 @@ cqrs_outbox_read_walk(CqrsBatch *batch, const CqrsWalk *walk, CqrsReadLimit limi
 		.sql = "SELECT " CQRS_EVENT_COLUMN_LIST
 		" FROM unnest(ARRAY(SELECT pg_snapshot_xip($1))) AS x,"
 		" LATERAL (SELECT " CQRS_EVENT_COLUMN_LIST " FROM cqrs.outbox"
-		"  WHERE xid = x AND position > $2 AND (position <= $5 OR position > $6)"
-		"  ORDER BY position LIMIT $4) AS o"
+		"  WHERE xid = x AND position > $2 AND position <= $7"
+		"  AND (position <= $5 OR position > $6) ORDER BY position LIMIT $4) AS o"
 		" WHERE pg_visible_in_snapshot(x, $3) ORDER BY position LIMIT $4",
 		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_INDEXED,
-		.nargs = 6,
-		.argtypes = {PG_SNAPSHOTOID, INT8OID, PG_SNAPSHOTOID, INT8OID, INT8OID, INT8OID}
+		.nargs = 7,
+		.argtypes = {PG_SNAPSHOTOID, INT8OID, PG_SNAPSHOTOID, INT8OID, INT8OID, INT8OID,
+		INT8OID}
 	};
 	ReadState	state = {.batch = batch,.limit = limit};
 	int64		after = Max(walk->last, walk->low - 1);
@@ -280,11 +297,12 @@ cqrs_outbox_read_walk(CqrsBatch *batch, const CqrsWalk *walk, CqrsReadLimit limi
 		state.first = batch->nevents;
 		state.cut = false;
 		args[0] = walk->done;
-		args[1] = Int64GetDatum(walk->last);
+		args[1] = Int64GetDatum(walk_begin(walk));
 		args[2] = walk->target;
 		args[3] = Int64GetDatum((int64) limit.events + 1);
 		args[4] = Int64GetDatum(after);
 		args[5] = Int64GetDatum(whole_end);
+		args[6] = Int64GetDatum(walk->high);
 		cqrs_query_run(&in_flight, args, NULL, read_add_row, &state);
 		if (state.cut)
 			end = Min(end, batch->events[batch->nevents - 1].position);
@@ -345,7 +363,7 @@ cqrs_outbox_read_range(CqrsRange *range, const CqrsWalk *walk, int limit)
 	if (!snapshot_has_xip(walk->done))
 		return true;
 	args[0] = walk->done;
-	args[1] = Int64GetDatum(walk->last);
+	args[1] = Int64GetDatum(walk_begin(walk));
 	args[2] = Int64GetDatum(range->is_whole ? range->after : range->upto);
 	if (cqrs_query_run(&in_flight, args, NULL, NULL, NULL) > 0)
 		range->upto = 0;
@@ -438,24 +456,29 @@ cqrs_outbox_read_pick_event(int64 position, FullTransactionId xid)
 
 /*
  * Count up to limit events that are visible in the snapshot upto and not in
- * done, and tell when the oldest of those counted occurred.
+ * walk->done, with positions from the era's first up to "last", and tell when the
+ * oldest of those counted occurred.
  */
 CqrsPending
-cqrs_outbox_read_pending_interval(Datum done, Datum upto, int limit)
+cqrs_outbox_read_pending_interval(const CqrsWalk *walk, Datum upto, int64 last, int limit)
 {
 	static CqrsQuery query = {
 		.sql = "SELECT count(*), min(occurred_at) FILTER (WHERE isfinite(occurred_at)) FROM ("
 		"(SELECT occurred_at FROM cqrs.outbox WHERE xid >= $1 AND xid < $2"
+		"  AND position >= $6 AND position <= $7"
 		"  AND pg_visible_in_snapshot(xid, $4) LIMIT $5) UNION ALL "
 		"(SELECT o.occurred_at FROM unnest(ARRAY(SELECT pg_snapshot_xip($3))) AS x,"
-		"  LATERAL (SELECT occurred_at FROM cqrs.outbox WHERE xid = x LIMIT $5) AS o"
+		"  LATERAL (SELECT occurred_at FROM cqrs.outbox WHERE xid = x"
+		"  AND position >= $6 AND position <= $7 LIMIT $5) AS o"
 		"  WHERE pg_visible_in_snapshot(x, $4) LIMIT $5)) AS pending",
 		.flags = CQRS_QUERY_LATEST | CQRS_QUERY_INDEXED,
-		.nargs = 5,
-		.argtypes = {XID8OID, XID8OID, PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID}
+		.nargs = 7,
+		.argtypes = {XID8OID, XID8OID, PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, INT8OID,
+		INT8OID}
 	};
-	Datum		args[5] = {
-		snapshot_xmax(done), snapshot_xmax(upto), done, upto, Int64GetDatum(limit)
+	Datum		args[7] = {
+		snapshot_xmax(walk->done), snapshot_xmax(upto), walk->done, upto,
+		Int64GetDatum(limit), Int64GetDatum(walk->first), Int64GetDatum(last)
 	};
 	CqrsPending pending = {0};
 
@@ -474,7 +497,7 @@ cqrs_outbox_read_pending_walk(const CqrsWalk *walk, int limit)
 		"  AND pg_visible_in_snapshot(xid, $5) ORDER BY position LIMIT $8) UNION ALL "
 		"(SELECT o.occurred_at FROM unnest(ARRAY(SELECT pg_snapshot_xip($6))) AS x,"
 		"  LATERAL (SELECT occurred_at FROM cqrs.outbox"
-		"   WHERE xid = x AND position > $7 ORDER BY position LIMIT $8) AS o"
+		"   WHERE xid = x AND position > $7 AND position <= $2 ORDER BY position LIMIT $8) AS o"
 		"  WHERE pg_visible_in_snapshot(x, $5) LIMIT $8)) AS pending",
 		.flags = CQRS_QUERY_LATEST | CQRS_QUERY_INDEXED,
 		.nargs = 8,
@@ -484,7 +507,7 @@ cqrs_outbox_read_pending_walk(const CqrsWalk *walk, int limit)
 	Datum		args[8] = {
 		Int64GetDatum(Max(walk->last, walk->low - 1)), Int64GetDatum(walk->high),
 		snapshot_xmax(walk->done), snapshot_xmax(walk->target), walk->target, walk->done,
-		Int64GetDatum(walk->last), Int64GetDatum(limit)
+		Int64GetDatum(walk_begin(walk)), Int64GetDatum(limit)
 	};
 	CqrsPending pending = {0};
 
@@ -492,67 +515,21 @@ cqrs_outbox_read_pending_walk(const CqrsWalk *walk, int limit)
 	return pending;
 }
 
-/* The highest committed position; 0 where there is none. */
-int64
-cqrs_outbox_read_last_position(void)
-{
-	static CqrsQuery query = {
-		.sql = "SELECT coalesce(max(position), 0) FROM cqrs.outbox",
-		.flags = CQRS_QUERY_LATEST | CQRS_QUERY_INDEXED
-	};
-	int64		position = 0;
-
-	cqrs_query_run(&query, NULL, NULL, read_keep_first, &position);
-	return position;
-}
-
-/* The highest position that was drawn so far, by whomever; 0 = none. */
-int64
-cqrs_outbox_read_drawn(void)
-{
-	static CqrsQuery query = {
-		.sql = "SELECT CASE WHEN is_called THEN last_value ELSE 0 END"
-		" FROM cqrs.outbox_position_seq",
-		.flags = CQRS_QUERY_LATEST
-	};
-	int64		position = 0;
-
-	cqrs_query_run(&query, NULL, NULL, read_keep_first, &position);
-	return position;
-}
-
 /*
  * What to select from for all events that are visible, under the alias "events",
  * in a statement that somebody else makes: but for the events of the transaction
- * with the id $2, which count as in flight, and those that the filters $3
- * (event_types), $4 (aggregate_types) and $5 (sources) reject; NULL = none.
+ * with the id $2, which count as in flight (not what is before position $6, of an
+ * older era), and those that the filters $3 (event_types), $4 (aggregate_types) and
+ * $5 (sources) reject; NULL = none.
  */
 const char *
 cqrs_outbox_read_all(void)
 {
 	return "(SELECT " CQRS_EVENT_COLUMN_LIST " FROM cqrs.outbox"
-		" WHERE xid OPERATOR(pg_catalog.<>) $2"
+		" WHERE (xid OPERATOR(pg_catalog.<>) $2 OR position OPERATOR(pg_catalog.<) $6)"
 		" AND ($3 IS NULL OR event_type OPERATOR(pg_catalog.=) ANY ($3))"
 		" AND ($4 IS NULL OR aggregate_type OPERATOR(pg_catalog.=) ANY ($4))"
 		" AND ($5 IS NULL OR source OPERATOR(pg_catalog.=) ANY ($5))) AS events";
-}
-
-/*
- * Are there events of transaction ids that this cluster has not assigned yet,
- * that is, restored ones? No snapshot would show them.
- */
-bool
-cqrs_outbox_read_has_future(void)
-{
-	static CqrsQuery query = {
-		.sql = "SELECT 1 FROM cqrs.outbox WHERE xid >= $1 LIMIT 1",
-		.flags = CQRS_QUERY_LATEST | CQRS_QUERY_INDEXED,
-		.nargs = 1,
-		.argtypes = {XID8OID}
-	};
-	Datum		arg = FullTransactionIdGetDatum(ReadNextFullTransactionId());
-
-	return cqrs_query_run(&query, &arg, NULL, NULL, NULL) > 0;
 }
 
 /* Is the event committed, and which transaction published it? */
@@ -800,6 +777,13 @@ static int64
 walk_whole_end(const CqrsWalk *walk, int64 after)
 {
 	return after >= walk->whole_after ? Min(walk->whole_upto, walk->high) : after;
+}
+
+/* Where branch B of a walk goes on: behind this. */
+static int64
+walk_begin(const CqrsWalk *walk)
+{
+	return Max(walk->last, walk->first - 1);
 }
 
 /* the first transaction id as yet unassigned when the snapshot was taken */

@@ -24,6 +24,7 @@ typedef struct CqrsReadLimit
 /* what a batch is read from: see outbox_read.c */
 typedef struct CqrsWalk
 {
+	int64		first;			/* the transaction ids are of events from here on */
 	Datum		done;
 	Datum		target;
 	int64		low;
@@ -34,10 +35,9 @@ typedef struct CqrsWalk
 } CqrsWalk;
 
 extern bool cqrs_outbox_read_is_long(const CqrsWalk *walk, CqrsReadLimit limit);
-extern bool cqrs_outbox_read_interval(CqrsBatch *batch, Datum done, Datum current,
+extern bool cqrs_outbox_read_interval(CqrsBatch *batch, const CqrsWalk *walk, Datum current,
 									  CqrsReadLimit limit);
-extern void cqrs_outbox_read_bounds(Datum done, Datum current, int events, int64 *low,
-									int64 *high);
+extern void cqrs_outbox_read_bounds(CqrsWalk *walk, int events, int64 upto);
 extern bool cqrs_outbox_read_walk(CqrsBatch *batch, const CqrsWalk *walk,
 								  CqrsReadLimit limit);
 
@@ -71,12 +71,10 @@ typedef struct CqrsPending
 	TimestampTz oldest;			/* finite occurred_at; PG_INT64_MAX = none */
 } CqrsPending;
 
-extern CqrsPending cqrs_outbox_read_pending_interval(Datum done, Datum upto, int limit);
+extern CqrsPending cqrs_outbox_read_pending_interval(const CqrsWalk *walk, Datum upto,
+													 int64 last, int limit);
 extern CqrsPending cqrs_outbox_read_pending_walk(const CqrsWalk *walk, int limit);
-extern int64 cqrs_outbox_read_last_position(void);
-extern int64 cqrs_outbox_read_drawn(void);
 extern const char *cqrs_outbox_read_all(void);
-extern bool cqrs_outbox_read_has_future(void);
 extern bool cqrs_outbox_read_xid(int64 position, FullTransactionId *xid);
 
 /* Called for each event, which is valid during the call only. */

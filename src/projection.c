@@ -10,6 +10,11 @@
  * state. Rows are read under a snapshot of their own: an inline trigger under
  * repeatable read must know today's projections, too.
  *
+ * An inline projection that was running when it was dumped is switching after the
+ * restore: in the new database, publishers don't apply its events. Its row says in
+ * which incarnation they did, so there is no moment in which anybody could take it
+ * for one that they look after.
+ *
  * A cache that became stale is not freed before the transaction ends, since
  * code further up the stack may be using it.
  */
@@ -28,6 +33,7 @@
 #include "utils/memutils.h"
 #include "utils/timestamp.h"
 
+#include "era.h"
 #include "projection.h"
 
 static const char *const mode_names[] = {"async", "inline"};
@@ -176,6 +182,14 @@ cqrs_projection_is_inline(const CqrsProjection *projection)
 		projection->state == CQRS_STATE_RUNNING;
 }
 
+/* Have publishers applied the events of an older incarnation's era themselves? */
+bool
+cqrs_projection_was_inline(const CqrsProjection *projection, const pg_uuid_t *incarnation)
+{
+	return projection->was_inline &&
+		memcmp(&projection->inline_in, incarnation, sizeof(pg_uuid_t)) == 0;
+}
+
 /* Is there anything for a worker, or catch_up, to do for it? */
 bool
 cqrs_projection_is_active(const CqrsProjection *projection)
@@ -249,7 +263,7 @@ registry_current(void)
 		" aggregate_types, sources, key, query, on_error, notify, batch_size,"
 		" settings, state, rebuild_started_at,"
 		" retries, next_retry_at, last_error, last_error_at, state_table,"
-		" parked, parked_retry_at"
+		" parked, parked_retry_at, inline_in, inline_in = " CQRS_ERA_INCARNATION
 		" FROM cqrs.registry ORDER BY id",
 		.flags = CQRS_QUERY_LATEST
 	};
@@ -319,6 +333,7 @@ registry_add_row(TupleTableSlot *slot, void *arg)
 	CqrsProjection *projection = palloc0(sizeof(CqrsProjection));
 	bool		isnull;
 	int32		batch_size;
+	Datum		inline_in;
 
 	slot_getallattrs(slot);
 	projection->context = fresh->context;
@@ -341,6 +356,13 @@ registry_add_row(TupleTableSlot *slot, void *arg)
 	cqrs_query_load_settings(&projection->settings, slot_getattr(slot, 16, &isnull));
 	projection->state = name_lookup("state", slot_text(slot, 17), state_names,
 									lengthof(state_names));
+	inline_in = slot_getattr(slot, 26, &isnull);
+	projection->was_inline = !isnull;
+	if (!isnull)
+		projection->inline_in = *DatumGetUUIDP(inline_in);
+	if (projection->mode == CQRS_MODE_INLINE && projection->state == CQRS_STATE_RUNNING &&
+		!DatumGetBool(slot_getattr(slot, 27, &isnull)))
+		projection->state = CQRS_STATE_SWITCHING;
 	projection->rebuild_started_at = slot_timestamp(slot, 18);
 	projection->retries = DatumGetInt64(slot_getattr(slot, 19, &isnull));
 	projection->next_retry_at = slot_timestamp(slot, 20);

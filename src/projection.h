@@ -9,6 +9,7 @@
 #include "datatype/timestamp.h"
 #include "nodes/pg_list.h"
 #include "utils/array.h"
+#include "utils/uuid.h"
 
 #include "event.h"
 #include "query.h"
@@ -80,6 +81,8 @@ typedef struct CqrsProjection
 	int			batch_size;		/* 0 = cqrs_views.batch_size */
 	CqrsSettings settings;
 	CqrsState	state;
+	bool		was_inline;		/* publishers apply, or applied, the events */
+	pg_uuid_t	inline_in;		/* of this incarnation's era */
 	TimestampTz rebuild_started_at;	/* 0 where it is not rebuilding */
 	bool		parked;			/* are there events that others have to wait for? */
 	TimestampTz parked_retry_at;	/* when the first of them is tried again; 0 = never */
@@ -100,6 +103,8 @@ extern bool cqrs_projection_wants(const CqrsProjection *projection, const CqrsEv
 								  TupleDesc desc);
 extern const CqrsKey *cqrs_projection_key(CqrsProjection *projection);
 extern bool cqrs_projection_is_inline(const CqrsProjection *projection);
+extern bool cqrs_projection_was_inline(const CqrsProjection *projection,
+									   const pg_uuid_t *incarnation);
 extern bool cqrs_projection_is_active(const CqrsProjection *projection);
 extern bool cqrs_projection_shows_error(const CqrsProjection *projection);
 extern void cqrs_projection_check_owner(const CqrsProjection *projection);

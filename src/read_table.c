@@ -45,6 +45,7 @@
 #include "compat.h"
 #include "query.h"
 #include "read_table.h"
+#include "trigger.h"
 
 #define ROW_GUARD CQRS_READ_TABLE_GUARD "_replica"
 
@@ -207,6 +208,33 @@ cqrs_read_table_is_guarded(Oid relid)
 {
 	return get_rel_relkind(relid) == RELKIND_RELATION &&
 		OidIsValid(get_trigger_oid(relid, CQRS_READ_TABLE_GUARD, true));
+}
+
+/* Does the write guard stand, as far as it does? The table may be gone. */
+CqrsGuardState
+cqrs_read_table_guard_state(Oid relid)
+{
+	char		statement = cqrs_trigger_fires_when(relid, CQRS_READ_TABLE_GUARD);
+	char		row = cqrs_trigger_fires_when(relid, ROW_GUARD);
+
+	if (statement == '\0' || row == '\0')
+		return CQRS_GUARD_MISSING;
+	if (statement == TRIGGER_DISABLED)
+		return CQRS_GUARD_DISABLED;
+	return statement == TRIGGER_FIRES_ALWAYS && row == TRIGGER_FIRES_ON_REPLICA ?
+		CQRS_GUARD_STANDS : CQRS_GUARD_ORDINARY;
+}
+
+/* Let a write guard that is there stand again. Takes SHARE ROW EXCLUSIVE if it does not. */
+void
+cqrs_read_table_restore_guard(Oid relid)
+{
+	CqrsGuardState state = cqrs_read_table_guard_state(relid);
+
+	if (state == CQRS_GUARD_MISSING || state == CQRS_GUARD_STANDS)
+		return;
+	cqrs_trigger_set_fires_when(relid, CQRS_READ_TABLE_GUARD, TRIGGER_FIRES_ALWAYS);
+	cqrs_trigger_set_fires_when(relid, ROW_GUARD, TRIGGER_FIRES_ON_REPLICA);
 }
 
 /*

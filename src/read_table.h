@@ -10,6 +10,15 @@
 /* the trigger that every read table has */
 #define CQRS_READ_TABLE_GUARD "cqrs_write_guard"
 
+/* both triggers of the write guard, as one */
+typedef enum CqrsGuardState
+{
+	CQRS_GUARD_MISSING,
+	CQRS_GUARD_DISABLED,
+	CQRS_GUARD_ORDINARY,		/* fires in ordinary sessions only, or too often */
+	CQRS_GUARD_STANDS
+} CqrsGuardState;
+
 extern void cqrs_read_table_init(void);
 extern void cqrs_read_table_check(Oid relid, Oid owner);
 extern void cqrs_read_table_check_drop(Oid relid, Oid role);
@@ -19,6 +28,8 @@ extern void cqrs_read_table_verify(Oid relid, Oid owner);
 extern void cqrs_read_table_guard(Oid relid);
 extern void cqrs_read_table_unguard(Oid relid);
 extern bool cqrs_read_table_is_guarded(Oid relid);
+extern CqrsGuardState cqrs_read_table_guard_state(Oid relid);
+extern void cqrs_read_table_restore_guard(Oid relid);
 extern void cqrs_read_table_truncate(const Oid *relids, int nrelids);
 extern void cqrs_read_table_drop(const Oid *relids, int nrelids);
 

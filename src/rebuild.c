@@ -25,7 +25,6 @@
 #include "read_table.h"
 #include "rebuild.h"
 
-
 /*
  * Begin a rebuild in the current transaction, under the projection's lock.
  * Takes ACCESS EXCLUSIVE on the read tables until the transaction ends.
@@ -37,7 +36,7 @@ cqrs_rebuild_start(CqrsProjection *projection)
 	CqrsUserContext user;
 	CqrsWriters writers;
 
-	cqrs_checkpoint_refuse_unusable(cqrs_checkpoint_peek(projection->id));
+	cqrs_checkpoint_refuse_missing(cqrs_checkpoint_peek(projection->id));
 	if (was_inline)
 		cqrs_mode_leave_inline(projection, true);
 
@@ -90,7 +89,7 @@ cqrs_rebuild_progress(const CqrsProjection *projection, CqrsRebuildProgress *pro
 	}
 	else
 	{
-		progress->events_total = cqrs_outbox_read_last_position();
+		progress->events_total = cqrs_outbox_last_position();
 		progress->events_done = checkpoint->walk.last;
 	}
 	elapsed = (GetCurrentTimestamp() - projection->rebuild_started_at) / (double) USECS_PER_SEC;

@@ -8,11 +8,23 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
+#include "commands/trigger.h"
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
+#include "era.h"
 #include "registry.h"
+#include "trigger.h"
+
+#define WATCH_TRIGGER "cqrs_registry_changed"
+
+/*
+ * In SQL: what is kept of inline_in where publishers leave a projection alone. That
+ * they applied events before a restore stays true; here, the checkpoint has caught up.
+ */
+#define INLINE_BEFORE "nullif(inline_in, " CQRS_ERA_INCARNATION ")"
 
 /* $1 to $12: what both an insert and an update write */
 #define CHANGEABLE_TYPES \
@@ -72,7 +84,9 @@ cqrs_registry_update(int32 id, const CqrsProjectionColumns *columns)
 	static CqrsQuery query = {
 		.sql = "UPDATE cqrs.registry SET name = $1, kind = $2, handler = $3, mode = $4,"
 		" event_types = $5, aggregate_types = $6, sources = $7, key = $8, on_error = $9,"
-		" notify = $10, batch_size = $11, state = $12 WHERE id = $13",
+		" notify = $10, batch_size = $11, state = $12,"
+		" inline_in = CASE WHEN $12 = 'running' AND $4 = 'inline' THEN inline_in"
+		"  ELSE " INLINE_BEFORE " END WHERE id = $13",
 		.nargs = 13,
 		.argtypes = {CHANGEABLE_TYPES, INT4OID}
 	};
@@ -152,6 +166,8 @@ cqrs_registry_set_state(int32 id, CqrsState state)
 {
 	static CqrsQuery query = {
 		.sql = "UPDATE cqrs.registry SET state = $2, retries = 0, next_retry_at = NULL,"
+		" inline_in = CASE WHEN $2 = 'running' AND mode = 'inline' THEN " CQRS_ERA_INCARNATION
+		"  ELSE " INLINE_BEFORE " END,"
 		" last_error = CASE WHEN state = 'stopped' AND $2 <> 'paused' THEN NULL ELSE last_error END,"
 		" last_error_at = CASE WHEN state = 'stopped' AND $2 <> 'paused' THEN NULL ELSE last_error_at END,"
 		" rebuild_started_at = CASE WHEN $2 = 'paused' OR $2 = 'stopped'"
@@ -170,7 +186,7 @@ void
 cqrs_registry_set_rebuilding(int32 id)
 {
 	static CqrsQuery query = {
-		.sql = "UPDATE cqrs.registry SET state = 'rebuilding', retries = 0,"
+		.sql = "UPDATE cqrs.registry SET state = 'rebuilding', inline_in = NULL, retries = 0,"
 		" next_retry_at = NULL, last_error = NULL, last_error_at = NULL,"
 		" rebuild_started_at = coalesce(rebuild_started_at, clock_timestamp())"
 		" WHERE id = $1",
@@ -214,6 +230,7 @@ cqrs_registry_record_stop(int32 id, const char *error)
 {
 	static CqrsQuery query = {
 		.sql = "UPDATE cqrs.registry SET state = 'stopped', next_retry_at = NULL,"
+		" inline_in = " INLINE_BEFORE ","
 		" last_error = $2, last_error_at = clock_timestamp() WHERE id = $1",
 		.nargs = 2,
 		.argtypes = {INT4OID, TEXTOID}
@@ -252,6 +269,23 @@ cqrs_registry_record_recovery(int32 id)
 	Datum		arg = Int32GetDatum(id);
 
 	change_row(&query, &arg, NULL);
+}
+
+/* Does the trigger fire that tells of changes, whoever makes them? */
+bool
+cqrs_registry_is_watched(void)
+{
+	return cqrs_trigger_fires_when(cqrs_query_relation("registry", false), WATCH_TRIGGER) ==
+		TRIGGER_FIRES_ALWAYS;
+}
+
+/* Have it do so. Takes SHARE ROW EXCLUSIVE on the registry if it doesn't. */
+void
+cqrs_registry_watch(void)
+{
+	if (!cqrs_registry_is_watched())
+		cqrs_trigger_set_fires_when(cqrs_query_relation("registry", false), WATCH_TRIGGER,
+									TRIGGER_FIRES_ALWAYS);
 }
 
 /* The arguments that an insert and an update have in common. */

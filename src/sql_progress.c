@@ -455,9 +455,7 @@ wait_is_over(CqrsProjection *projection, Datum snapshot, int64 up_to_position)
 		return false;
 	if (up_to_position == 0)
 		return cqrs_checkpoint_covers(checkpoint, snapshot);
-	return cqrs_checkpoint_snapshot_sees(checkpoint->walk.done, xid) ||
-		(checkpoint->frozen && up_to_position <= checkpoint->walk.last &&
-		 cqrs_checkpoint_snapshot_sees(checkpoint->walk.target, xid));
+	return cqrs_checkpoint_covers_event(checkpoint, up_to_position, xid);
 }
 
 /* Nobody will process what was waited for. */

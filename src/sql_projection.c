@@ -31,6 +31,7 @@
 #include "registry.h"
 #include "query.h"
 #include "read_table.h"
+#include "restore.h"
 #include "shmem.h"
 #include "sql_args.h"
 #include "sql_projection.h"
@@ -113,7 +114,8 @@ cqrs_sql_create_projection(PG_FUNCTION_ARGS)
 	(void) cqrs_event_key_parse(columns.key);
 	cqrs_define_claim(read_tables, nread_tables, columns.owner);
 	cqrs_handler_check_tables(handler, read_tables, nread_tables);
-	cqrs_define_check_outbox(columns.mode);
+	if (columns.mode == CQRS_MODE_INLINE)
+		cqrs_mode_require_clean_transaction("create an inline projection");
 	cqrs_define_projection(&columns, read_tables, nread_tables, (Datum) 0, 0);
 	PG_RETURN_VOID();
 }
@@ -236,13 +238,17 @@ cqrs_sql_pause_projection(PG_FUNCTION_ARGS)
  *
  * Goes on from the checkpoint, also with an interrupted rebuild. An inline
  * projection catches up first; with a backlog of one batch or less at once, and
- * then what the handler throws is thrown here.
+ * then what the handler throws is thrown here. Says of a restored projection that
+ * the restore has ended: see restore.c.
  */
 Datum
 cqrs_sql_resume_projection(PG_FUNCTION_ARGS)
 {
 	CqrsProjection *projection = cqrs_sql_arg_projection(fcinfo);
+	CqrsCheckpoint *checkpoint = cqrs_checkpoint_peek(projection->id);
 
+	if (checkpoint != NULL && checkpoint->restored)
+		cqrs_restore_complete(projection);
 	if (cqrs_projection_is_active(projection))
 		PG_RETURN_VOID();
 	if (projection->rebuild_started_at != 0)

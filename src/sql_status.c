@@ -11,11 +11,11 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
-#include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
 #include "checkpoint.h"
 #include "dead_letter.h"
+#include "outbox.h"
 #include "outbox_read.h"
 #include "projection.h"
 #include "rebuild.h"
@@ -76,7 +76,7 @@ cqrs_sql_get_projection_status(PG_FUNCTION_ARGS)
 		values[i++] = microseconds_to_interval(pending.oldest > now ? 0 :
 											   now - pending.oldest);
 		values[i++] = Int64GetDatum(cqrs_projection_is_inline(projection) ?
-									cqrs_outbox_read_last_position() : checkpoint->walk.last);
+									cqrs_outbox_last_position() : checkpoint->walk.last);
 		values[i++] = Int64GetDatum(checkpoint->events_processed);
 		values[i++] = Int64GetDatum(checkpoint->batches);
 		parked = cqrs_dead_letter_summary(projection->id);
@@ -181,30 +181,17 @@ static CqrsPending
 pending_events(const CqrsProjection *projection, const CqrsCheckpoint *checkpoint)
 {
 	CqrsPending pending = {.oldest = PG_INT64_MAX};
-	CqrsPending later;
-	Datum		now;
 
 	if (cqrs_projection_is_inline(projection))
 		return pending;
-
-	PushActiveSnapshot(GetLatestSnapshot());
-	now = cqrs_checkpoint_current_snapshot();
-	PopActiveSnapshot();
-
-	if (checkpoint->frozen)
-		pending = cqrs_outbox_read_pending_walk(&checkpoint->walk, COUNT_LIMIT + 1);
-	later = cqrs_outbox_read_pending_interval(checkpoint->frozen ? checkpoint->walk.target :
-										 checkpoint->walk.done, now, COUNT_LIMIT + 1);
-	pending.oldest = Min(pending.oldest, later.oldest);
-	pending.events += later.events;
-
+	pending = cqrs_checkpoint_pending(checkpoint, COUNT_LIMIT);
 	if (pending.events > COUNT_LIMIT)
 	{
 		int64		from = checkpoint->walk.last;
 
 		if (checkpoint->frozen)
 			from = Max(from, checkpoint->walk.low - 1);
-		pending.events = Max(cqrs_outbox_read_last_position() - from, COUNT_LIMIT + 1);
+		pending.events = Max(cqrs_outbox_last_position() - from, COUNT_LIMIT + 1);
 	}
 	return pending;
 }

@@ -27,13 +27,16 @@
 #include "apply.h"
 #include "checkpoint.h"
 #include "define.h"
+#include "era.h"
 #include "handler_view.h"
 #include "horizon.h"
+#include "mode.h"
 #include "outbox.h"
 #include "outbox_read.h"
 #include "query.h"
 #include "sql_args.h"
 #include "sql_view.h"
+#include "view_depend.h"
 #include "view_sql.h"
 
 /* positions of arguments */
@@ -85,7 +88,8 @@ cqrs_sql_create_view(PG_FUNCTION_ARGS)
 	cqrs_define_refuse_existing(name);
 	view_arguments(fcinfo, &columns);
 	cqrs_outbox_check_rights(columns.owner, columns.mode == CQRS_MODE_INLINE);
-	cqrs_define_check_outbox(columns.mode);
+	if (columns.mode == CQRS_MODE_INLINE)
+		cqrs_mode_require_clean_transaction("create an inline projection");
 
 	cqrs_query_load_settings(&settings, cqrs_query_save_settings());
 	cqrs_query_enter_user(&user, columns.owner, &settings);
@@ -101,7 +105,7 @@ cqrs_sql_create_view(PG_FUNCTION_ARGS)
 	if (strcmp(columns.start_at, "now") != 0)
 	{
 		done = view_fill(view, &tables, &columns, &settings);
-		last = cqrs_outbox_read_last_position();
+		last = cqrs_outbox_last_position();
 	}
 	view_finish_tables(view, &tables, name);
 
@@ -177,11 +181,11 @@ view_fill(const CqrsView *view, const CqrsViewTables *tables,
 	CqrsQuery	query = {
 		.sql = cqrs_view_sql_fill(view, tables, cqrs_outbox_read_all()),
 		.flags = CQRS_QUERY_IN_PLACE | CQRS_QUERY_CUSTOM,
-		.nargs = 5,
-		.argtypes = {INT8OID, XID8OID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID}
+		.nargs = 6,
+		.argtypes = {INT8OID, XID8OID, TEXTARRAYOID, TEXTARRAYOID, TEXTARRAYOID, INT8OID}
 	};
-	Datum		args[5];
-	char		nulls[5] = {' ', ' ', ' ', ' ', ' '};
+	Datum		args[6];
+	char		nulls[6] = {' ', ' ', ' ', ' ', ' ', ' '};
 	Datum		snapshot = (Datum) 0;
 
 	/* before the statement takes its snapshot */
@@ -193,6 +197,8 @@ view_fill(const CqrsView *view, const CqrsViewTables *tables,
 	for (int i = 2; i < 5; i++)
 		if (args[i] == (Datum) 0)
 			nulls[i] = 'n';
+	cqrs_outbox_begin_era();
+	args[5] = Int64GetDatum(cqrs_era_first_position());
 
 	cqrs_query_enter_user(&user, columns->owner, settings);
 	cqrs_query_run(&query, args, nulls, read_snapshot, &snapshot);
@@ -216,41 +222,23 @@ view_finish_tables(const CqrsView *view, const CqrsViewTables *tables, const cha
 }
 
 /*
- * Comments say who maintains the tables, and how. The catalogs learn what the
- * query needs: its functions can't be dropped, and a state table goes with its
- * read table.
+ * Comments say who maintains the tables, and how. The catalogs learn what they
+ * depend on.
  */
 static void
 view_describe(const CqrsView *view, const CqrsViewTables *tables, const char *name)
 {
-	ObjectAddress read_table;
-	ListCell   *lc;
-
 	CreateComments(tables->read_table, RelationRelationId, 0,
 				   psprintf("maintained by cqrs_views: view \"%s\"", name));
 	for (int i = 0; i < view->ncolumns; i++)
 		CreateComments(tables->read_table, RelationRelationId, i + 1,
 					   psprintf("view \"%s\": %s", name, view->columns[i].sql));
 
-	ObjectAddressSet(read_table, RelationRelationId, tables->read_table);
-	foreach(lc, view->functions)
-	{
-		ObjectAddress function;
-
-		ObjectAddressSet(function, ProcedureRelationId, lfirst_oid(lc));
-		recordDependencyOn(&read_table, &function, DEPENDENCY_NORMAL);
-	}
 	if (OidIsValid(tables->state_table))
-	{
-		ObjectAddress state_table;
-
-		ObjectAddressSet(state_table, RelationRelationId, tables->state_table);
-		recordDependencyOn(&state_table, &read_table, DEPENDENCY_AUTO);
 		CreateComments(tables->state_table, RelationRelationId, 0,
 					   psprintf("maintained by cqrs_views: positions behind first and last values of view \"%s\"",
 								name));
-	}
-	CommandCounterIncrement();
+	cqrs_view_depend_record(view, tables);
 }
 
 /* Run a statement that defines something, as the current user. */
