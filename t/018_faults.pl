@@ -41,7 +41,7 @@ my @faults = (
 	[ 15, 'pause', sub { my $name = one_of(grep { !/inline/ } sort keys %names);
 			attempt("SELECT cqrs.pause_projection('$name'); SELECT cqrs.resume_projection('$name')") } ],
 	[ 8, 'kill a worker', \&kill_worker ],
-	[ 3, 'kill the postmaster', \&kill_postmaster ],
+	[ 3, 'kill the postmaster', sub { kill_postmaster($node) } ],
 	[ 4, 'immediate', sub { $node->stop('immediate'); $node->start } ],
 	[ 2, 'restart', sub { $node->restart } ]);
 my %done;
@@ -224,24 +224,6 @@ sub kill_worker
 
 	return if !@pids;
 	kill 'KILL', one_of(@pids);
-	wait_for_server();
-	return;
-}
-
-sub kill_postmaster
-{
-	my ($pid) = split /\n/, slurp_file($node->data_dir . '/postmaster.pid');
-
-	$node->kill9;
-
-	# its children may need a moment to notice, and init to bury it
-	foreach (1 .. 300)
-	{
-		usleep(100_000);
-		next if kill(0, $pid);
-		last if $node->start(fail_ok => 1);
-		$node->{_pid} = undef;
-	}
 	wait_for_server();
 	return;
 }

@@ -12,19 +12,22 @@ use Exporter 'import';
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils;
 use Test::More;
+use Time::HiRes qw(usleep);
 
 our @EXPORT = qw(
   new_server create_database create_log_projection
   publish unhandled repeated handled_once
-  worker_pids launcher_pid poll_ok wait_until_idle
+  worker_pids launcher_pid poll_ok wait_until_idle kill_postmaster
 );
 
 # Makes and starts a server with the extension preloaded. Settings are given as name => value and replace
-# the ones from here; one of undef leaves it out.
+# the ones from here; one of undef leaves it out. Not settings are allows_streaming and has_archiving (of init), and
+# install_path (of new).
 sub new_server
 {
 	my ($name, %settings) = @_;
-	my $node = PostgreSQL::Test::Cluster->new($name);
+	my $install_path = delete $settings{install_path};
+	my $node = PostgreSQL::Test::Cluster->new($name, defined $install_path ? (install_path => $install_path) : ());
 	my %all = (
 		shared_preload_libraries => 'cqrs_views',
 		max_prepared_transactions => 20,
@@ -32,7 +35,7 @@ sub new_server
 		'cqrs_views.max_retry_delay' => '500ms',
 		%settings);
 
-	$node->init(allows_streaming => delete $all{allows_streaming} // 0);
+	$node->init(map { $_ => delete $all{$_} // 0 } qw(allows_streaming has_archiving));
 	foreach my $setting (sort keys %all)
 	{
 		$node->append_conf('postgresql.conf', "$setting = '$all{$setting}'")
@@ -170,6 +173,27 @@ sub wait_until_idle
 			WHERE backend_type = 'cqrs_views worker' AND datname = '$database'
 			AND state = 'idle'")
 	  or die "database $database has no idle worker";
+	return;
+}
+
+# Kills the postmaster, and with it the processes given, and starts the server again.
+sub kill_postmaster
+{
+	my ($node, @pids) = @_;
+	my ($pid) = split /\n/, slurp_file($node->data_dir . '/postmaster.pid');
+
+	$node->kill9;
+	kill 'KILL', @pids;
+
+	# its children may need a moment to notice, and init to bury it
+	foreach (1 .. 10 * $PostgreSQL::Test::Utils::timeout_default)
+	{
+		usleep(100_000);
+		next if kill(0, $pid);
+		last if $node->start(fail_ok => 1);
+		$node->{_pid} = undef;
+	}
+	$node->poll_query_until('postgres', 'SELECT true') or die 'the server does not come back';
 	return;
 }
 
