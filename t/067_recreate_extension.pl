@@ -81,6 +81,28 @@ unlike(slurp_file($node->logfile), qr/terminated by signal|PANIC|TRAP|could not 
 
 $session->quit;
 $user->quit;
+
+# --- what a session knew to be settled
+
+# It has seen hundreds of positions come and go. An event among the first of the new outbox may still be to come.
+$node->safe_psql('postgres', 'ALTER SYSTEM SET cqrs_views.enabled = off');
+$node->restart;
+$node->safe_psql('postgres', 'CREATE DATABASE late');
+my $view = "SELECT cqrs.create_view('latest', 'SELECT aggregate_id, cqrs.last(event_type) AS what FROM events GROUP BY 1');";
+$session = $node->background_psql('late');
+$session->query_safe("CREATE EXTENSION cqrs_views; SET client_min_messages = error; $view
+	SELECT count(cqrs.publish('Thing', 'a', 'Happened')) FROM generate_series(1, 500); CALL cqrs.catch_up(); CALL cqrs.catch_up();
+	DROP EXTENSION cqrs_views CASCADE; DROP TABLE latest, latest_state; CREATE EXTENSION cqrs_views;");
+my $late = $node->background_psql('late');
+$late->query_safe("BEGIN; SELECT cqrs.publish('Thing', 'a', 'Earlier');");
+$session->query_safe("$view SELECT 1;");
+$node->safe_psql('late', "SELECT cqrs.publish('Thing', 'a', 'Later')");
+$session->query_safe('CALL cqrs.catch_up();');
+$late->query_safe('COMMIT;');
+$session->query_safe('CALL cqrs.catch_up();');
+is($node->safe_psql('late', 'SELECT what FROM latest'), 'Later', 'an event that comes late does not count as the last');
+$_->quit foreach $session, $late;
+
 $node->stop;
 done_testing();
 
