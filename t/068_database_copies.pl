@@ -1,5 +1,6 @@
 # A copied database has the transaction ids, checkpoints and everything else of its original, and then a life of its own:
-# with projections of all kinds, in the middle of a backlog, copied again, renamed, and with the original gone.
+# with projections of all kinds, in the middle of a backlog, copied again, renamed, moved, rewritten, and with the
+# original gone.
 # (t/004_databases.pl is about workers, which must step aside for that.)
 
 use strict;
@@ -47,6 +48,18 @@ $node->safe_psql('postgres', 'CREATE DATABASE second TEMPLATE first');
 $node->safe_psql('postgres', 'DROP DATABASE shop');
 is(stop_publishers($node, $_, @{ $publishers{$_} }), '', "$_: publishers meet no error") foreach qw(first second);
 survived($node, $_, "$_, without the original") foreach qw(first second);
+
+# --- moved to another tablespace, and its tables rewritten while all work
+
+$node->safe_psql('postgres', "SET allow_in_place_tablespaces = on; CREATE TABLESPACE elsewhere LOCATION ''");
+$node->safe_psql('postgres', 'ALTER DATABASE second SET TABLESPACE elsewhere');
+my @publishers = start_publishers($node, 'second', 2);
+foreach my $command ('VACUUM FULL %s', 'REINDEX TABLE %s', 'ALTER TABLE %s SET TABLESPACE pg_default', 'VACUUM (FREEZE, ANALYZE) %s')
+{
+	$node->safe_psql('second', sprintf $command, $_) foreach qw(cqrs.checkpoint cqrs.registry cqrs.parked cqrs.outbox);
+}
+is(stop_publishers($node, 'second', @publishers), '', 'publishers meet no error');
+survived($node, 'second', 'moved and rewritten');
 
 # --- and after a crash
 
