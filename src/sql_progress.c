@@ -159,7 +159,8 @@ cqrs_sql_rebuild_projection(PG_FUNCTION_ARGS)
  *
  * On a standby, what was committed before the call is what had been received of
  * it: that is replayed first. Then what the primary's workers have made of it has
- * to arrive, and nobody announces that here.
+ * to arrive, and nobody announces that here. If it is promoted meanwhile, all has
+ * been replayed that ever will be, and its own workers do the rest.
  */
 Datum
 cqrs_sql_wait_for(PG_FUNCTION_ARGS)
@@ -191,7 +192,9 @@ cqrs_sql_wait_for(PG_FUNCTION_ARGS)
 		CqrsProjection *projection;
 		int64		remaining;
 
-		if (snapshot == (Datum) 0 && GetXLogReplayRecPtr(NULL) >= received)
+		/* a promoted standby replays no more, be it half of a record that is left */
+		if (snapshot == (Datum) 0 &&
+			(GetXLogReplayRecPtr(NULL) >= received || !RecoveryInProgress()))
 			snapshot = wait_snapshot();
 		MemoryContextSwitchTo(look);
 		AcceptInvalidationMessages();

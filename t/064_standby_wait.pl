@@ -96,9 +96,16 @@ my $ahead = $last + 100;
 my @for_later = map { waiting_on($_, "SELECT cqrs.wait_for('p', NULL, $ahead)", "SELECT count(*) FROM p_log WHERE position = $ahead") }
   $standby, $cascaded;
 is(on($_, "SELECT cqrs.wait_for('p', '100 ms')"), 'f', 'nothing happens to them yet') foreach $standby, $cascaded;
+
+# and this one for what has been received, of which the end is half of a record whose other half nobody will ever send
+kill 'STOP', split /\n/, on($primary, "SELECT pid FROM pg_stat_activity WHERE backend_type IN ('background writer', 'checkpointer')");
+on($primary, "SELECT pg_logical_emit_message(false, 'long', repeat('x', 300000))");
+poll_ok($standby, 'postgres', 'SELECT pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn()', 'half of a record arrives');
+my $for_received = waiting_on($standby, "SELECT cqrs.wait_for('at_once', NULL)", 'SELECT 0');
 $primary->stop('immediate');
 on($standby, 'ALTER SYSTEM SET cqrs_views.enabled = on; SELECT pg_reload_conf()');
 $standby->promote;
+is(end_of($for_received), "t\n0\n", 'who waited for half a record waits no more');
 is(end_of($_), "t\n0\n", 'who waited is told when the promoted standby has processed them') foreach @for_all;
 publish($standby, 'postgres', $ahead - $last);
 is(end_of($_), "t\n1\n", 'and of an event that it published') foreach @for_later;
