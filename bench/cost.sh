@@ -20,6 +20,7 @@ suite_cost() {
 	for batch in 10 100 1000 10000; do
 		cost_processing
 	done
+	cost_arriving
 	workers on
 }
 
@@ -134,6 +135,51 @@ cost_processing_measure() {
 		CALL cqrs.catch_up('$1');
 	SQL
 	sql <<<"SELECT cqrs.pause_projection('$1')" >/dev/null
+}
+
+# What arrives from another service, row by row in transactions of 100, as a subscription brings it: into a table that
+# is attached, and into one that is not.
+cost_arriving() {
+	local way
+
+	part "arriving"
+	cost_wal=()
+	fresh_database
+	for way in attached plain; do
+		sql <<-SQL
+			CREATE TABLE bench.$way (position bigint NOT NULL, event_id uuid PRIMARY KEY, aggregate_type text NOT NULL,
+				aggregate_id text NOT NULL, aggregate_version bigint, event_type text NOT NULL, payload jsonb NOT NULL,
+				metadata jsonb NOT NULL, occurred_at timestamptz NOT NULL);
+		SQL
+	done
+	sql <<<"SELECT cqrs.attach_outbox('bench.attached', 'service')" >/dev/null
+	measure_in_turns cost_arriving "$repetitions" attached plain
+	cost_figures attached "a row, attached, and its event"
+	cost_figures plain "a row by itself"
+}
+
+cost_arriving_prepare() {
+	sql <<<"VACUUM (ANALYZE)"
+}
+
+cost_arriving_check() {
+	same_work "events of rows" "$(sql <<<'SELECT count(*) FROM cqrs.outbox')" "$(sql <<<'SELECT count(*) FROM bench.plain')"
+}
+
+cost_arriving_measure() {
+	cost_measured "$1" "$events" <<-SQL
+		SET synchronous_commit = off;
+		SET session_replication_role = replica;
+		\timing on
+		DO 'BEGIN
+			FOR i IN 1 .. $events LOOP
+				INSERT INTO bench.$1 VALUES (i, gen_random_uuid(), ''order'', ''order-'' || i * 7919 % $orders, NULL, ''ItemAdded'',
+					bench.payload(i), ''{}'', clock_timestamp());
+				IF i % 100 = 0 THEN
+					COMMIT;
+				END IF;
+			END LOOP; END';
+	SQL
 }
 
 # Runs SQL from standard input like measured, and notes what it has written to WAL. Prints what an event took of time and
