@@ -64,6 +64,21 @@ SELECT publish();
 SELECT publish();
 
 SELECT cqrs.drop_projection(name, true) FROM cqrs.projection;
+-- comments say who maintains the tables, under his name of now, and nobody once the view is dropped
+\c
+CREATE FUNCTION shout(t text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT upper(t)';
+SELECT cqrs.create_view('kept', 'SELECT shout(aggregate_id) AS id, cqrs.last(source) AS by, count(*) AS n FROM events GROUP BY 1');
+COMMENT ON COLUMN kept.n IS 'mine';
+SELECT cqrs.alter_projection('kept', new_name => 'still kept');
+CREATE VIEW comments AS SELECT objoid::regclass AS relation, objsubid, description FROM pg_description
+	WHERE classoid = 'pg_class'::regclass AND objoid IN ('kept'::regclass, 'kept_state'::regclass) ORDER BY 1, 2;
+TABLE comments;
+DROP FUNCTION shout;
+DROP VIEW comments;
+SELECT cqrs.drop_projection('still kept');
+SELECT objsubid, description FROM pg_description WHERE classoid = 'pg_class'::regclass AND objoid = 'kept'::regclass;
+DROP FUNCTION shout;
+DROP TABLE kept;
 DROP FUNCTION publish;
 DROP DOMAIN days;
 DROP TYPE stay;

@@ -8,9 +8,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "catalog/dependency.h"
 #include "catalog/pg_class.h"
-#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
@@ -36,6 +34,7 @@
 #include "sql_args.h"
 #include "sql_projection.h"
 #include "view.h"
+#include "view_depend.h"
 
 /* positions of arguments */
 enum
@@ -191,10 +190,8 @@ cqrs_sql_drop_projection(PG_FUNCTION_ARGS)
 			cqrs_read_table_check_drop(relid, GetUserId());
 		LockRelationOid(relid, AccessExclusiveLock);
 		cqrs_read_table_unguard(relid);
-
-		/* what a view's query called is not its table's business any more */
-		deleteDependencyRecordsForClass(RelationRelationId, relid, ProcedureRelationId,
-										DEPENDENCY_NORMAL);
+		if (projection->query != NULL)
+			cqrs_view_depend_release(relid, NameStr(projection->name));
 	}
 	cqrs_checkpoint_delete(projection->id);
 	cqrs_dead_letter_forget(projection->id);
@@ -346,6 +343,8 @@ alter_columns(FunctionCallInfo fcinfo, CqrsProjection *projection,
 					(errcode(ERRCODE_DUPLICATE_OBJECT),
 					 errmsg("projection \"%s\" already exists", new_name)));
 		columns->name = PG_GETARG_DATUM(ALTER_NEW_NAME);
+		for (int i = 0; i < projection->ntables && projection->query != NULL; i++)
+			cqrs_view_depend_rename(projection->tables[i], NameStr(projection->name), new_name);
 	}
 }
 

@@ -9,12 +9,9 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
-#include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
-#include "commands/comment.h"
 #include "commands/defrem.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
@@ -55,7 +52,6 @@ static Datum view_fill(const CqrsView *view, const CqrsViewTables *tables,
 					   const CqrsProjectionColumns *columns, const CqrsSettings *settings);
 static void view_finish_tables(const CqrsView *view, const CqrsViewTables *tables,
 							   const char *name);
-static void view_describe(const CqrsView *view, const CqrsViewTables *tables, const char *name);
 static void run_ddl(char *sql);
 static bool read_snapshot(TupleTableSlot *slot, void *arg);
 
@@ -218,26 +214,7 @@ view_finish_tables(const CqrsView *view, const CqrsViewTables *tables, const cha
 	if (OidIsValid(tables->state_table))
 		foreach(lc, cqrs_view_sql_constraints(view, tables->state_table, true))
 			run_ddl(lfirst(lc));
-	view_describe(view, tables, name);
-}
-
-/*
- * Comments say who maintains the tables, and how. The catalogs learn what they
- * depend on.
- */
-static void
-view_describe(const CqrsView *view, const CqrsViewTables *tables, const char *name)
-{
-	CreateComments(tables->read_table, RelationRelationId, 0,
-				   psprintf("maintained by cqrs_views: view \"%s\"", name));
-	for (int i = 0; i < view->ncolumns; i++)
-		CreateComments(tables->read_table, RelationRelationId, i + 1,
-					   psprintf("view \"%s\": %s", name, view->columns[i].sql));
-
-	if (OidIsValid(tables->state_table))
-		CreateComments(tables->state_table, RelationRelationId, 0,
-					   psprintf("maintained by cqrs_views: positions behind first and last values of view \"%s\"",
-								name));
+	cqrs_view_depend_describe(view, tables, name);
 	cqrs_view_depend_record(view, tables);
 }
 
