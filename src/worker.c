@@ -547,8 +547,7 @@ worker_sleep(uint64 seen, TimestampTz next_retry_at)
 					 PG_WAIT_EXTENSION);
 	ResetLatch(MyLatch);
 	cqrs_shmem_worker_awake();
-	CHECK_FOR_INTERRUPTS();
-	return ConfigReloadPending;
+	return InterruptPending || ConfigReloadPending;
 }
 
 static void
