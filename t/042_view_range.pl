@@ -37,11 +37,21 @@ is(status(), '0|73|0|115|running', 'exactly those are counted that the filter le
 is(read_by_ranges(), 73, 'and they were read as ranges');
 same('the read table is what the query says');
 
+# --- positions that were drawn for nothing look like a backlog, and are none
+
+run("BEGIN; SELECT cqrs.publish('Account', 'never', 'Paid') FROM generate_series(1, 100); ROLLBACK");
+is_deeply([ heard() ], [], 'there is nothing to be read');
+publish_many(1, "'Paid'", '1');
+is_deeply([ heard() ], ['216 1'], 'and what follows is');
+publish_many(1, "'Paid'", '1');
+is_deeply([ heard() ], ['217 1'], 'as usual');
+
 # --- few events are read into memory
 
+my $before = read_by_ranges();
 publish_many(10, "'Paid'", '1');
 run('CALL cqrs.catch_up()');
-is(read_by_ranges(), 73, 'few events are no range');
+is(read_by_ranges(), $before, 'few events are no range');
 same('they are in the read table');
 
 # --- an event that commits late, in the way of ranges and before them
@@ -55,7 +65,7 @@ publish_many(15, "'Paid'", '4');
 $late->query_safe("SELECT cqrs.publish('Account', '1', 'Paid', '{\"n\": 5}')");
 publish_many(40, "'Paid'", '6');
 commit_and_quit($late);
-my $before = read_by_ranges();
+$before = read_by_ranges();
 run('CALL cqrs.catch_up()');
 same('events that commit late are not left out');
 cmp_ok(read_by_ranges(), '>', $before, 'and do not keep the rest from being read as ranges');
@@ -232,7 +242,7 @@ sub publish_many
 # Catches up, and returns position and number of events of each notification.
 sub heard
 {
-	my $heard = run('LISTEN totals; CALL cqrs.catch_up()');
+	my $heard = run("SET statement_timeout = '20s'; LISTEN totals; CALL cqrs.catch_up()");
 
 	return map { /"position": (\d+), "events": (\d+)/ ? "$1 $2" : () } split(/\n/, $heard);
 }
