@@ -40,8 +40,11 @@ $old->safe_psql('shop', q{
 	SELECT cqrs.create_view('A "view"', $$
 		SELECT aggregate_id, sum(twice(1)) AS n, cqrs.last(position) AS latest FROM events GROUP BY 1 $$);
 	RESET ROLE;
+	CREATE TABLE public."The outbox" (id uuid PRIMARY KEY, aggregatetype text, aggregateid text, type text, payload jsonb);
+	SELECT cqrs.attach_outbox('public."The outbox"', 'a service', 'debezium');
 });
-publish($old, 'shop', 20);
+publish($old, 'shop', 18);
+receive($old, 'shop', 1, 2, 'NULL');
 
 # What it should come to, as one row.
 my $state = q{
@@ -69,6 +72,21 @@ $old->stop;
 my $new = new_server('new');
 $new->safe_psql('postgres', $roles);
 
+# Has rows arrive from another service: events of these numbers, or one without an aggregate's id (NULL).
+sub receive
+{
+	my ($node, $database, @numbers) = @_;
+
+	foreach my $number (@numbers)
+	{
+		my $id = sprintf('00000000-0000-0000-0000-%012d', $number eq 'NULL' ? 0 : $number);
+		my $aggregate = $number eq 'NULL' ? 'NULL' : q('a');
+
+		$node->safe_psql($database, qq{INSERT INTO "The outbox" VALUES ('$id', 'Thing', $aggregate, 'Happened')});
+	}
+	return;
+}
+
 # Waits until a worker has looked at all projections of a database since now.
 sub wait_for_look
 {
@@ -92,13 +110,18 @@ sub check
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 
 	poll_ok($new, $database, $state, "$what: the backlog is processed", "30|30 30|30|30|(60,30)|$well");
-	publish($new, $database, 5);
+	$new->safe_psql($database, 'TRUNCATE "The outbox"');
+	receive($new, $database, 3);
+	publish($new, $database, 4);
+	receive($new, $database, 1, 'NULL');
 	poll_ok($new, $database, $state, "$what: new events are", "35|35 35|35|35|(70,35)|$well");
+	is($new->safe_psql($database, 'SELECT source, format, events, duplicates, rows_parked FROM cqrs.source_status'),
+		'a service|debezium|3|2|1', "$what: and those of another service, once");
 	is($new->safe_psql($database, q{
 			SELECT string_agg(DISTINCT format('%s %s', tgname, tgenabled), ', ' ORDER BY format('%s %s', tgname, tgenabled))
 			FROM pg_trigger WHERE tgname ~ '^cqrs_'}),
-		'cqrs_attachment_changed A, cqrs_immutable A, cqrs_inline A, cqrs_no_replication R, cqrs_registry_changed A, '
-		  . 'cqrs_write_guard A, cqrs_write_guard_replica R', "$what: triggers fire as they should");
+		'cqrs_attachment_changed A, cqrs_immutable A, cqrs_inline A, cqrs_no_replication R, cqrs_receive A, '
+		  . 'cqrs_receive_replica R, cqrs_registry_changed A, cqrs_write_guard A, cqrs_write_guard_replica R', "$what: triggers fire as they should");
 	is($new->safe_psql($database, q{
 			SELECT string_agg(DISTINCT objid::regclass || ' on ' || CASE refclassid WHEN 'pg_proc'::regclass
 				THEN refobjid::regproc::text ELSE refobjid::regclass::text END, ', ')
@@ -143,7 +166,8 @@ check('sections', 'sections');
 # Data only, into a database that has the tables: the write guards stand before the rows are there.
 $new->safe_psql('postgres', 'CREATE DATABASE data_only');
 $new->command_ok([ 'pg_restore', '--exit-on-error', '--schema-only', '-d', 'data_only', "$folder/shop.dump" ], 'schema only');
-foreach my $part ([qw(registry)], [qw(checkpoint era outbox parked registry_id_seq outbox_position_seq)])
+foreach my $part ([qw(registry)], [qw(checkpoint era outbox parked attachment received arrival parked_row
+	registry_id_seq parked_row_number_seq outbox_position_seq)])
 {
 	$new->command_ok([ 'pg_restore', '--exit-on-error', '--data-only', '--disable-triggers', '-n', 'cqrs',
 		(map { ('-t', $_) } @$part), '-d', 'data_only', "$folder/shop.dump" ], "data only: @$part");
