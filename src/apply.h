@@ -7,7 +7,7 @@
 #define CQRS_APPLY_H
 
 #include "event.h"
-#include "outbox_read.h"
+#include "outbox_range.h"
 #include "projection.h"
 
 /* what a projection took out of a batch; lives in the batch's context */

@@ -33,6 +33,7 @@
 #include "horizon.h"
 #include "lock.h"
 #include "notify.h"
+#include "outbox_range.h"
 #include "outbox_read.h"
 #include "park.h"
 #include "registry.h"
@@ -560,7 +561,7 @@ catchup_ranges(const PassGroup *readers, PassGroup *others, const CqrsCheckpoint
 	CqrsCheckpoint next = *from;
 	CqrsRange	range = {0};
 	bool		found = readers->nmembers > 0 &&
-		cqrs_outbox_read_range(&range, &from->walk, catchup_limit(readers).events);
+		cqrs_outbox_range_next(&range, &from->walk, catchup_limit(readers).events);
 
 	next.walk.last = range.upto;
 	if (range.is_end)

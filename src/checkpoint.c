@@ -44,6 +44,7 @@
 
 #include "checkpoint.h"
 #include "outbox.h"
+#include "outbox_read.h"
 #include "query.h"
 
 /* where this process last saw a projection's row */
@@ -380,7 +381,7 @@ bool
 cqrs_checkpoint_covers(const CqrsCheckpoint *checkpoint, Datum snapshot)
 {
 	return !checkpoint->restored && !checkpoint->frozen &&
-		cqrs_outbox_read_pending_interval(&checkpoint->walk, snapshot, PG_INT64_MAX,
+		cqrs_outbox_pending_interval(&checkpoint->walk, snapshot, PG_INT64_MAX,
 										  1).events == 0;
 }
 
@@ -422,10 +423,10 @@ cqrs_checkpoint_pending(const CqrsCheckpoint *checkpoint, int limit)
 	}
 	if (checkpoint->frozen)
 	{
-		pending = cqrs_outbox_read_pending_walk(&walk, limit + 1);
+		pending = cqrs_outbox_pending_walk(&walk, limit + 1);
 		walk.done = walk.target;
 	}
-	pending_add(&pending, cqrs_outbox_read_pending_interval(&walk, now, end, limit + 1));
+	pending_add(&pending, cqrs_outbox_pending_interval(&walk, now, end, limit + 1));
 	if (end < PG_INT64_MAX && pending.events <= limit)
 	{
 		/* all of the eras that follow */
@@ -437,7 +438,7 @@ cqrs_checkpoint_pending(const CqrsCheckpoint *checkpoint, int limit)
 			.low = end + 1,
 			.high = PG_INT64_MAX
 		};
-		pending_add(&pending, cqrs_outbox_read_pending_walk(&walk, limit + 1));
+		pending_add(&pending, cqrs_outbox_pending_walk(&walk, limit + 1));
 	}
 	return pending;
 }

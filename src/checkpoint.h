@@ -5,11 +5,13 @@
 #ifndef CQRS_CHECKPOINT_H
 #define CQRS_CHECKPOINT_H
 
+#include "access/transam.h"
 #include "datatype/timestamp.h"
 #include "storage/itemptr.h"
 
 #include "era.h"
-#include "outbox_read.h"
+#include "outbox_pending.h"
+#include "outbox_walk.h"
 
 /*
  * A row of cqrs.checkpoint, read under the projection's lock. Processed is what

@@ -17,7 +17,6 @@
 #include "guc.h"
 #include "mode.h"
 #include "outbox.h"
-#include "outbox_read.h"
 #include "read_table.h"
 #include "restore.h"
 #include "shmem.h"

@@ -9,7 +9,7 @@
 #include "access/tupdesc.h"
 
 #include "event.h"
-#include "outbox_read.h"
+#include "outbox_range.h"
 #include "projection.h"
 
 #define CQRS_HANDLER_MAX_ARGS 2

@@ -27,6 +27,7 @@
 #include "utils/typcache.h"
 
 #include "handler_view.h"
+#include "outbox_range.h"
 #include "query.h"
 #include "read_table.h"
 #include "view.h"
@@ -259,14 +260,14 @@ view_apply_range(Maintained *maintained, CqrsHandlerCall *call, bool tell, CqrsR
 			nulls[NRANGE_ARGS - NFILTERS + i] = 'n';
 	}
 
-	cqrs_outbox_read_range_count(call->range);
+	cqrs_outbox_range_count(call->range);
 	PG_TRY();
 	{
 		cqrs_query_run(query, args, nulls, row_fn, keys);
 	}
 	PG_FINALLY();
 	{
-		cqrs_outbox_read_range_count(NULL);
+		cqrs_outbox_range_count(NULL);
 	}
 	PG_END_TRY();
 }
@@ -609,12 +610,12 @@ view_make_queries(Maintained *maintained, CqrsQuery *batches, CqrsQuery (*ranges
 	};
 	for (int i = 0; i < 2; i++)
 	{
-		char	   *condition = cqrs_outbox_read_range_condition(i == 1, filtered[0], filtered[1],
+		char	   *condition = cqrs_outbox_range_condition(i == 1, filtered[0], filtered[1],
 																 filtered[2]);
 
 		ranges[i][0] = (CqrsQuery)
 		{
-			.sql = cqrs_view_sql_apply_from(view, tables, cqrs_outbox_read_range_source(),
+			.sql = cqrs_view_sql_apply_from(view, tables, cqrs_outbox_range_source(),
 											condition, tell),
 			.flags = CQRS_QUERY_IN_PLACE | CQRS_QUERY_CUSTOM | CQRS_QUERY_NO_JIT |
 			CQRS_QUERY_HASHED,

@@ -3,7 +3,7 @@
  *		The table cqrs.outbox, written: stamp and flag a publishing transaction,
  *		publish, grant, receive, and the trigger of inline projections.
  *
- * What reads the table is in outbox_read.c.
+ * What reads the table is in outbox_read.c, outbox_range.c and outbox_pending.c.
  */
 #include "postgres.h"
 
@@ -73,7 +73,6 @@ static void outbox_lock(void *arg);
 static Oid	outbox_inline_trigger(Oid relid);
 static void outbox_check_sequence(void);
 static void outbox_begin_publishing(void);
-static bool outbox_keep_position(TupleTableSlot *slot, void *arg);
 
 /* ------------------------------------------------------------ publishing */
 
@@ -147,7 +146,7 @@ cqrs_outbox_last_position(void)
 	};
 	int64		position = 0;
 
-	cqrs_query_run(&query, NULL, NULL, outbox_keep_position, &position);
+	cqrs_query_run(&query, NULL, NULL, cqrs_query_keep_bigint, &position);
 	return position;
 }
 
@@ -162,7 +161,7 @@ cqrs_outbox_drawn(void)
 	};
 	int64		position = 0;
 
-	cqrs_query_run(&query, NULL, NULL, outbox_keep_position, &position);
+	cqrs_query_run(&query, NULL, NULL, cqrs_query_keep_bigint, &position);
 	return position;
 }
 
@@ -220,7 +219,7 @@ cqrs_outbox_publish(Datum *values, const char *nulls)
 				 errmsg("permission denied for table cqrs.outbox"),
 				 errhint("SELECT cqrs.grant_publish(%s);",
 						 quote_literal_cstr(quote_identifier(GetUserNameFromId(GetUserId(), false))))));
-	cqrs_query_run(&query, values, nulls, outbox_keep_position, &position);
+	cqrs_query_run(&query, values, nulls, cqrs_query_keep_bigint, &position);
 	return position;
 }
 
@@ -579,15 +578,5 @@ outbox_begin_publishing(void)
 				 errdetail("Events were restored and the sequence was not, or not yet."),
 				 errhint("Wait until the restore has ended. If it has: SELECT setval('cqrs.outbox_position_seq', (SELECT max(position) FROM cqrs.outbox));")));
 	cqrs_era_begin(last);
-}
-
-/* Keeps the one column of the one row. */
-static bool
-outbox_keep_position(TupleTableSlot *slot, void *arg)
-{
-	bool		isnull;
-
-	*(int64 *) arg = DatumGetInt64(slot_getattr(slot, 1, &isnull));
-	return true;
 }
 

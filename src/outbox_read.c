@@ -1,7 +1,6 @@
 /*
  * outbox_read.c
- *		The table cqrs.outbox, read: the next bounded batch, and how much there
- *		is to come.
+ *		The table cqrs.outbox, read: the next bounded batch.
  *
  * Which events come next
  * ----------------------
@@ -37,11 +36,6 @@
  * walk's snapshot was taken (horizon.c), the outbox is whole: it has no rows but
  * the walk's, of both branches, so nobody need look at their transaction ids,
  * which are at the far end of each row. That is so of nearly all of a backlog.
- *
- * A statement may also read a part of a walk by itself, a range of positions,
- * without a batch in memory: it selects from cqrs_outbox_read_range_source, and
- * cqrs_outbox_read_range_condition picks and counts. Of branch B there are none,
- * but where the outbox is whole.
  */
 #include "postgres.h"
 
@@ -50,10 +44,8 @@
 #include "executor/executor.h"
 #include "executor/spi.h"
 #include "utils/array.h"
-#include "utils/fmgrprotos.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
-#include "utils/timestamp.h"
 #include "utils/tuplestore.h"
 #include "utils/xid8.h"
 
@@ -93,25 +85,8 @@ typedef struct HandOver
 	void	   *arg;
 } HandOver;
 
-/*
- * The range that a statement is reading; the transactions that its events can be of,
- * from range_begin to before range_end; and those before range_seen surely are.
- */
-static CqrsRange *range_being_read = NULL;
-static FullTransactionId range_begin;
-static FullTransactionId range_end;
-static FullTransactionId range_seen;
-
 static bool read_add_row(TupleTableSlot *slot, void *arg);
 static bool read_hand_over(TupleTableSlot *slot, void *arg);
-static bool read_keep_first(TupleTableSlot *slot, void *arg);
-static bool read_keep_pending(TupleTableSlot *slot, void *arg);
-static int64 walk_whole_end(const CqrsWalk *walk, int64 after);
-static int64 walk_begin(const CqrsWalk *walk);
-static Datum snapshot_xmax(Datum snapshot);
-static Datum snapshot_xmin(Datum snapshot);
-static bool snapshot_has_xip(Datum snapshot);
-static bool snapshot_is_empty(Datum snapshot);
 
 /*
  * Does what follows walk->done exceed the limit by far, so that there is no need to
@@ -122,7 +97,7 @@ bool
 cqrs_outbox_read_is_long(const CqrsWalk *walk, CqrsReadLimit limit)
 {
 	return (walk->whole_upto - walk->whole_after) / 2 > limit.events ||
-		(snapshot_is_empty(walk->done) && cqrs_outbox_last_position() / 2 > limit.events);
+		(cqrs_outbox_walk_is_empty(walk->done) && cqrs_outbox_last_position() / 2 > limit.events);
 }
 
 /*
@@ -153,11 +128,13 @@ cqrs_outbox_read_interval(CqrsBatch *batch, const CqrsWalk *walk, Datum current,
 	ReadState	state = {.batch = batch,.limit = limit};
 	Datum		own = FullTransactionIdGetDatum(GetTopFullTransactionIdIfAny());
 	Datum		first = Int64GetDatum(walk->first);
-	Datum		args[4] = {snapshot_xmax(walk->done), snapshot_xmax(current), own, first};
+	Datum		args[4] = {
+		cqrs_outbox_walk_xmax(walk->done), cqrs_outbox_walk_xmax(current), own, first
+	};
 	Datum		in_flight_args[3] = {walk->done, own, first};
 
 	cqrs_query_run(&later, args, NULL, read_add_row, &state);
-	if (!state.cut && snapshot_has_xip(walk->done))
+	if (!state.cut && cqrs_outbox_walk_has_xip(walk->done))
 		cqrs_query_run(&in_flight, in_flight_args, NULL, read_add_row, &state);
 	if (state.cut)
 	{
@@ -208,24 +185,24 @@ cqrs_outbox_read_bounds(CqrsWalk *walk, int events, int64 upto)
 		.argtypes = {INT8OID}
 	};
 	Datum		args[5] = {
-		snapshot_xmax(walk->done), snapshot_xmax(walk->target),
+		cqrs_outbox_walk_xmax(walk->done), cqrs_outbox_walk_xmax(walk->target),
 		Int32GetDatum(Max(events / FEW_TRANSACTIONS, FEW_TRANSACTIONS_MIN)),
 		Int64GetDatum(walk->first), Int64GetDatum(upto)
 	};
 
 	walk->low = walk->first;
-	if (!snapshot_is_empty(walk->done))
+	if (!cqrs_outbox_walk_is_empty(walk->done))
 	{
-		cqrs_query_run(&minimum_of_few, args, NULL, read_keep_first, &walk->low);
+		cqrs_query_run(&minimum_of_few, args, NULL, cqrs_query_keep_bigint, &walk->low);
 		if (walk->low == 0)
 		{
 			args[2] = args[3];
 			args[3] = args[4];
-			cqrs_query_run(&minimum, args, NULL, read_keep_first, &walk->low);
+			cqrs_query_run(&minimum, args, NULL, cqrs_query_keep_bigint, &walk->low);
 		}
 	}
 	args[0] = Int64GetDatum(upto);
-	cqrs_query_run(&maximum, args, NULL, read_keep_first, &walk->high);
+	cqrs_query_run(&maximum, args, NULL, cqrs_query_keep_bigint, &walk->high);
 }
 
 /*
@@ -266,7 +243,7 @@ cqrs_outbox_read_walk(CqrsBatch *batch, const CqrsWalk *walk, CqrsReadLimit limi
 	};
 	ReadState	state = {.batch = batch,.limit = limit};
 	int64		after = Max(walk->last, walk->low - 1);
-	int64		whole_end = Max(walk_whole_end(walk, after), after);
+	int64		whole_end = Max(cqrs_outbox_walk_whole_end(walk, after), after);
 	int64		end = PG_INT64_MAX; /* read completely up to here */
 	Datum		args[7];
 	int			keep;
@@ -282,22 +259,22 @@ cqrs_outbox_read_walk(CqrsBatch *batch, const CqrsWalk *walk, CqrsReadLimit limi
 	{
 		args[0] = Int64GetDatum(whole_end);
 		args[1] = Int64GetDatum(walk->high);
-		args[2] = snapshot_xmax(walk->done);
-		args[3] = snapshot_xmax(walk->target);
+		args[2] = cqrs_outbox_walk_xmax(walk->done);
+		args[3] = cqrs_outbox_walk_xmax(walk->target);
 		args[4] = walk->target;
 		args[5] = Int64GetDatum((int64) limit.events + 1);
-		args[6] = snapshot_xmin(walk->target);
+		args[6] = cqrs_outbox_walk_xmin(walk->target);
 		cqrs_query_run(&later, args, NULL, read_add_row, &state);
 	}
 	if (state.cut)
 		end = batch->events[batch->nevents - 1].position;
 
-	if (snapshot_has_xip(walk->done))
+	if (cqrs_outbox_walk_has_xip(walk->done))
 	{
 		state.first = batch->nevents;
 		state.cut = false;
 		args[0] = walk->done;
-		args[1] = Int64GetDatum(walk_begin(walk));
+		args[1] = Int64GetDatum(cqrs_outbox_walk_begin(walk));
 		args[2] = walk->target;
 		args[3] = Int64GetDatum((int64) limit.events + 1);
 		args[4] = Int64GetDatum(after);
@@ -318,201 +295,6 @@ cqrs_outbox_read_walk(CqrsBatch *batch, const CqrsWalk *walk, CqrsReadLimit limi
 	}
 	cqrs_event_batch_truncate(batch, keep);
 	return end == PG_INT64_MAX;
-}
-
-/*
- * Make a range of the events that follow next in a walk, of limit positions from
- * the next event on. Returns false if there is none, or some of branch B come
- * first, or among them where they are not whole: then cqrs_outbox_read_walk is for
- * them.
- */
-bool
-cqrs_outbox_read_range(CqrsRange *range, const CqrsWalk *walk, int limit)
-{
-	static CqrsQuery next = {
-		.sql = "SELECT position FROM cqrs.outbox"
-		" WHERE position > $1 AND position <= $2 ORDER BY position LIMIT 1",
-		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_INDEXED,
-		.nargs = 2,
-		.argtypes = {INT8OID, INT8OID}
-	};
-	static CqrsQuery in_flight = {
-		.sql = "SELECT 1 FROM unnest(ARRAY(SELECT pg_snapshot_xip($1))) AS x,"
-		" LATERAL (SELECT 1 FROM cqrs.outbox"
-		"  WHERE xid = x AND position > $2 AND position <= $3 LIMIT 1) AS o LIMIT 1",
-		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_INDEXED,
-		.nargs = 3,
-		.argtypes = {PG_SNAPSHOTOID, INT8OID, INT8OID}
-	};
-	Datum		args[3] = {
-		Int64GetDatum(Max(walk->last, walk->low - 1)), Int64GetDatum(walk->high)
-	};
-	int64		first;
-
-	if (cqrs_query_run(&next, args, NULL, read_keep_first, &first) == 0)
-		return false;
-	range->walk = *walk;
-	range->after = first - 1;
-	range->upto = Min(range->after + limit, walk->high);
-	range->is_whole = walk_whole_end(walk, range->after) > range->after;
-	if (range->is_whole)
-		range->upto = Min(range->upto, walk_whole_end(walk, range->after));
-	range->is_end = range->upto == walk->high;
-	range->nevents = 0;
-	range->last = 0;
-	if (!snapshot_has_xip(walk->done))
-		return true;
-	args[0] = walk->done;
-	args[1] = Int64GetDatum(walk_begin(walk));
-	args[2] = Int64GetDatum(range->is_whole ? range->after : range->upto);
-	if (cqrs_query_run(&in_flight, args, NULL, NULL, NULL) > 0)
-		range->upto = 0;
-	return range->upto > 0;
-}
-
-/*
- * What to select from, under the alias "events", in a statement that somebody else
- * makes: where the events of a range lie, positions beyond $3 and up to $4. There is
- * no condition on transaction ids that the planner sees. It would choose the index
- * over these, which would have to be read from one end of the interval to the other
- * for each range.
- */
-const char *
-cqrs_outbox_read_range_source(void)
-{
-	return "(SELECT " CQRS_EVENT_COLUMN_LIST ", xid FROM cqrs.outbox"
-		" WHERE position OPERATOR(pg_catalog.>) $3 AND position OPERATOR(pg_catalog.<=) $4)"
-		" AS events";
-}
-
-/*
- * The condition that goes with it, in the current memory context: an event of the
- * range, which is whole or may be any, that the filters $5 (event_types), $6
- * (aggregate_types) and $7 (sources) let through, those that there are. It counts
- * those, so whatever else the statement demands must be asked after it.
- */
-char *
-cqrs_outbox_read_range_condition(bool whole, bool event_types, bool aggregate_types,
-								 bool sources)
-{
-	return psprintf("%s%s%scqrs.count_event(\"position\"%s)",
-					event_types ? "event_type OPERATOR(pg_catalog.=) ANY ($5) AND " : "",
-					aggregate_types ? "aggregate_type OPERATOR(pg_catalog.=) ANY ($6) AND " : "",
-					sources ? "source OPERATOR(pg_catalog.=) ANY ($7) AND " : "",
-					whole ? "" : ", xid");
-}
-
-/*
- * From now on a statement reads the range, which must outlive it, and counts its
- * events; NULL = no more.
- */
-void
-cqrs_outbox_read_range_count(CqrsRange *range)
-{
-	range_being_read = range;
-	if (range == NULL)
-		return;
-	range->nevents = 0;
-	range->last = 0;
-	range_begin = DatumGetFullTransactionId(snapshot_xmax(range->walk.done));
-	range_end = DatumGetFullTransactionId(snapshot_xmax(range->walk.target));
-	range_seen = DatumGetFullTransactionId(snapshot_xmin(range->walk.target));
-}
-
-/* Counts an event of the range that is being read, if there is one. Returns true. */
-bool
-cqrs_outbox_read_count_event(int64 position)
-{
-	CqrsRange  *range = range_being_read;
-
-	if (range != NULL)
-	{
-		range->nevents++;
-		range->last = Max(range->last, position);
-	}
-	return true;
-}
-
-/*
- * Is the row of the outbox an event of the range that is being read? Counts it then.
- * Where none is being read there is no event that is not.
- */
-bool
-cqrs_outbox_read_pick_event(int64 position, FullTransactionId xid)
-{
-	CqrsRange  *range = range_being_read;
-
-	if (range == NULL)
-		return true;
-	if (FullTransactionIdPrecedes(xid, range_begin) ||
-		!FullTransactionIdPrecedes(xid, range_end))
-		return false;
-	if (!FullTransactionIdPrecedes(xid, range_seen) &&
-		!DatumGetBool(DirectFunctionCall2(pg_visible_in_snapshot,
-										  FullTransactionIdGetDatum(xid), range->walk.target)))
-		return false;
-	return cqrs_outbox_read_count_event(position);
-}
-
-/*
- * Count up to limit events that are visible in the snapshot upto and not in
- * walk->done, with positions from the era's first up to "last", and tell when the
- * oldest of those counted occurred.
- */
-CqrsPending
-cqrs_outbox_read_pending_interval(const CqrsWalk *walk, Datum upto, int64 last, int limit)
-{
-	static CqrsQuery query = {
-		.sql = "SELECT count(*), min(occurred_at) FILTER (WHERE isfinite(occurred_at)) FROM ("
-		"(SELECT occurred_at FROM cqrs.outbox WHERE xid >= $1 AND xid < $2"
-		"  AND position >= $6 AND position <= $7"
-		"  AND pg_visible_in_snapshot(xid, $4) LIMIT $5) UNION ALL "
-		"(SELECT o.occurred_at FROM unnest(ARRAY(SELECT pg_snapshot_xip($3))) AS x,"
-		"  LATERAL (SELECT occurred_at FROM cqrs.outbox WHERE xid = x"
-		"  AND position >= $6 AND position <= $7 LIMIT $5) AS o"
-		"  WHERE pg_visible_in_snapshot(x, $4) LIMIT $5)) AS pending",
-		.flags = CQRS_QUERY_LATEST | CQRS_QUERY_INDEXED,
-		.nargs = 7,
-		.argtypes = {XID8OID, XID8OID, PG_SNAPSHOTOID, PG_SNAPSHOTOID, INT8OID, INT8OID,
-		INT8OID}
-	};
-	Datum		args[7] = {
-		snapshot_xmax(walk->done), snapshot_xmax(upto), walk->done, upto,
-		Int64GetDatum(limit), Int64GetDatum(walk->first), Int64GetDatum(last)
-	};
-	CqrsPending pending = {0};
-
-	cqrs_query_run(&query, args, NULL, read_keep_pending, &pending);
-	return pending;
-}
-
-/* The same for the rest of a frozen interval. */
-CqrsPending
-cqrs_outbox_read_pending_walk(const CqrsWalk *walk, int limit)
-{
-	static CqrsQuery query = {
-		.sql = "SELECT count(*), min(occurred_at) FILTER (WHERE isfinite(occurred_at)) FROM ("
-		"(SELECT occurred_at FROM cqrs.outbox"
-		"  WHERE position > $1 AND position <= $2 AND xid >= $3 AND xid < $4"
-		"  AND pg_visible_in_snapshot(xid, $5) ORDER BY position LIMIT $8) UNION ALL "
-		"(SELECT o.occurred_at FROM unnest(ARRAY(SELECT pg_snapshot_xip($6))) AS x,"
-		"  LATERAL (SELECT occurred_at FROM cqrs.outbox"
-		"   WHERE xid = x AND position > $7 AND position <= $2 ORDER BY position LIMIT $8) AS o"
-		"  WHERE pg_visible_in_snapshot(x, $5) LIMIT $8)) AS pending",
-		.flags = CQRS_QUERY_LATEST | CQRS_QUERY_INDEXED,
-		.nargs = 8,
-		.argtypes = {INT8OID, INT8OID, XID8OID, XID8OID, PG_SNAPSHOTOID, PG_SNAPSHOTOID,
-		INT8OID, INT8OID}
-	};
-	Datum		args[8] = {
-		Int64GetDatum(Max(walk->last, walk->low - 1)), Int64GetDatum(walk->high),
-		snapshot_xmax(walk->done), snapshot_xmax(walk->target), walk->target, walk->done,
-		Int64GetDatum(walk_begin(walk)), Int64GetDatum(limit)
-	};
-	CqrsPending pending = {0};
-
-	cqrs_query_run(&query, args, NULL, read_keep_pending, &pending);
-	return pending;
 }
 
 /*
@@ -545,7 +327,7 @@ cqrs_outbox_read_xid(int64 position, FullTransactionId *xid)
 	Datum		arg = Int64GetDatum(position);
 	int64		result;
 
-	if (cqrs_query_run(&query, &arg, NULL, read_keep_first, &result) == 0)
+	if (cqrs_query_run(&query, &arg, NULL, cqrs_query_keep_bigint, &result) == 0)
 		return false;
 	*xid = FullTransactionIdFromU64((uint64) result);
 	return true;
@@ -747,71 +529,4 @@ read_hand_over(TupleTableSlot *slot, void *arg)
 	hand_over->event_fn(&batch->events[0], batch->desc, hand_over->arg);
 	cqrs_event_batch_truncate(batch, 0);
 	return true;
-}
-
-/* Keeps the first column, a bigint or xid8, of the only row. */
-static bool
-read_keep_first(TupleTableSlot *slot, void *arg)
-{
-	bool		isnull;
-
-	*(int64 *) arg = DatumGetInt64(slot_getattr(slot, 1, &isnull));
-	return true;
-}
-
-static bool
-read_keep_pending(TupleTableSlot *slot, void *arg)
-{
-	CqrsPending *pending = (CqrsPending *) arg;
-	bool		isnull;
-	Datum		oldest;
-
-	pending->events = DatumGetInt64(slot_getattr(slot, 1, &isnull));
-	oldest = slot_getattr(slot, 2, &isnull);
-	pending->oldest = isnull ? PG_INT64_MAX : DatumGetTimestampTz(oldest);
-	return true;
-}
-
-/* Up to where the outbox is whole beyond a position; no further than that = it is not. */
-static int64
-walk_whole_end(const CqrsWalk *walk, int64 after)
-{
-	return after >= walk->whole_after ? Min(walk->whole_upto, walk->high) : after;
-}
-
-/* Where branch B of a walk goes on: behind this. */
-static int64
-walk_begin(const CqrsWalk *walk)
-{
-	return Max(walk->last, walk->first - 1);
-}
-
-/* the first transaction id as yet unassigned when the snapshot was taken */
-static Datum
-snapshot_xmax(Datum snapshot)
-{
-	return DirectFunctionCall1(pg_snapshot_xmax, snapshot);
-}
-
-/* the lowest transaction id that was in progress when it was taken */
-static Datum
-snapshot_xmin(Datum snapshot)
-{
-	return DirectFunctionCall1(pg_snapshot_xmin, snapshot);
-}
-
-/* Was any transaction in flight when it was taken? */
-static bool
-snapshot_has_xip(Datum snapshot)
-{
-	return FullTransactionIdPrecedes(DatumGetFullTransactionId(snapshot_xmin(snapshot)),
-									 DatumGetFullTransactionId(snapshot_xmax(snapshot)));
-}
-
-/* Is nothing at all visible in it? Real ones begin at FirstNormalTransactionId. */
-static bool
-snapshot_is_empty(Datum snapshot)
-{
-	return U64FromFullTransactionId(DatumGetFullTransactionId(snapshot_xmax(snapshot))) <=
-		FirstNormalTransactionId;
 }

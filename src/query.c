@@ -232,6 +232,16 @@ query_params(const CqrsQuery *query, const Datum *args, const char *nulls)
 	return params;
 }
 
+/* A CqrsRowFn that keeps the first column, a bigint or xid8, in the int64 at arg. */
+bool
+cqrs_query_keep_bigint(TupleTableSlot *slot, void *arg)
+{
+	bool		isnull;
+
+	*(int64 *) arg = DatumGetInt64(slot_getattr(slot, 1, &isnull));
+	return true;
+}
+
 /* Free the plan of a statement that is not going to be run again. */
 void
 cqrs_query_forget(CqrsQuery *query)

@@ -61,6 +61,7 @@ extern uint64 cqrs_query_run(CqrsQuery *query, Datum *args, const char *nulls,
 							 CqrsRowFn row_fn, void *arg);
 extern uint64 cqrs_query_run_on(CqrsQuery *query, const CqrsRows *rows, Datum *args,
 								const char *nulls, CqrsRowFn row_fn, void *arg);
+extern bool cqrs_query_keep_bigint(TupleTableSlot *slot, void *arg);
 extern void cqrs_query_forget(CqrsQuery *query);
 extern int	cqrs_query_size_class(int64 nrows);
 

@@ -19,7 +19,6 @@
 #include "dead_letter.h"
 #include "mode.h"
 #include "outbox.h"
-#include "outbox_read.h"
 #include "registry.h"
 #include "query.h"
 #include "read_table.h"

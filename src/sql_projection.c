@@ -25,7 +25,6 @@
 #include "handler.h"
 #include "mode.h"
 #include "outbox.h"
-#include "outbox_read.h"
 #include "registry.h"
 #include "query.h"
 #include "read_table.h"

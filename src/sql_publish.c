@@ -8,7 +8,7 @@
 #include "utils/xid8.h"
 
 #include "outbox.h"
-#include "outbox_read.h"
+#include "outbox_range.h"
 #include "sql_publish.h"
 
 #define NPUBLISH_ARGS 8
@@ -42,7 +42,7 @@ cqrs_sql_current_xid(PG_FUNCTION_ARGS)
 Datum
 cqrs_sql_count_event(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_BOOL(cqrs_outbox_read_count_event(PG_GETARG_INT64(0)));
+	PG_RETURN_BOOL(cqrs_outbox_range_count_event(PG_GETARG_INT64(0)));
 }
 
 /*
@@ -55,7 +55,7 @@ cqrs_sql_count_event(PG_FUNCTION_ARGS)
 Datum
 cqrs_sql_pick_event(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_BOOL(cqrs_outbox_read_pick_event(PG_GETARG_INT64(0),
+	PG_RETURN_BOOL(cqrs_outbox_range_pick_event(PG_GETARG_INT64(0),
 											  PG_GETARG_FULLTRANSACTIONID(1)));
 }
 

@@ -16,7 +16,7 @@
 #include "checkpoint.h"
 #include "dead_letter.h"
 #include "outbox.h"
-#include "outbox_read.h"
+#include "outbox_pending.h"
 #include "projection.h"
 #include "rebuild.h"
 #include "shmem.h"
