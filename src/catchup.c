@@ -1,6 +1,6 @@
 /*
  * catchup.c
- *		One pass: lock checkpoints, read, apply, advance, notify.
+ *		One pass: who reads what, together or alone.
  *
  * A pass is part of one transaction, which is the caller's. Projections that
  * stand at the same checkpoint share a fetch; those that do not still share the
@@ -12,32 +12,21 @@
  * Views with a backlog read their events by themselves, as a range of positions:
  * a batch in memory would only be a detour, for each of them. One that fails is
  * given the batch after all, in which the event that is to blame can be found.
- *
- * For an inline projection the publishers have applied the events; the pass
- * moves its checkpoint, counts, and sends the notifications.
  */
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "miscadmin.h"
-#include "utils/builtins.h"
-#include "utils/memutils.h"
 #include "utils/snapmgr.h"
 #include "utils/timestamp.h"
 
-#include "apply.h"
 #include "catchup.h"
+#include "catchup_group.h"
+#include "catchup_member.h"
 #include "checkpoint.h"
 #include "guc.h"
 #include "handler.h"
-#include "horizon.h"
-#include "lock.h"
-#include "notify.h"
 #include "outbox_range.h"
 #include "outbox_read.h"
-#include "park.h"
-#include "registry.h"
-#include "restore.h"
 
 /* bounds the memory of a batch, whatever the size of the events */
 #define MAX_BATCH_BYTES (16 * 1024 * 1024)
@@ -52,9 +41,6 @@
  */
 #define MIN_RANGE 1000
 
-/* whether a dump has been restored is looked at so often; ms */
-#define RESTORE_POLL 1000
-
 /* one call of cqrs_catchup_pass */
 typedef struct Pass
 {
@@ -63,59 +49,24 @@ typedef struct Pass
 	int64		settled;		/* of it: see horizon.c */
 } Pass;
 
-/* projections at one checkpoint; the arrays have room for all members */
-typedef struct PassGroup
-{
-	CqrsCheckpoint *checkpoint; /* the first one's */
-	int			nmembers;
-	CqrsMember *members[CQRS_CATCHUP_MAX_PROJECTIONS];
-	CqrsProjection *projections[CQRS_CATCHUP_MAX_PROJECTIONS];
-	CqrsCheckpoint *checkpoints[CQRS_CATCHUP_MAX_PROJECTIONS];
-} PassGroup;
-
-static int	catchup_lock(CqrsMember *members, int nmembers, bool wait, Pass *pass,
-						 PassGroup *groups);
-static bool catchup_lock_members(CqrsMember *members, int nmembers, bool wait, Pass *pass);
-static bool catchup_read_checkpoints(CqrsMember *members, int nmembers, const Pass *pass,
-									 CqrsCheckpoint **checkpoints);
-static bool catchup_read_restored(CqrsMember *member, CqrsProjection *projection,
-								  CqrsCheckpoint *checkpoint, const Pass *pass);
-static int	catchup_group_members(CqrsMember *members, int nmembers, CqrsCheckpoint **checkpoints,
-								  PassGroup *groups);
-static int	catchup_turn(const PassGroup *groups, int ngroups);
-static bool catchup_group(PassGroup *group, const Pass *pass, bool small_only);
-static bool catchup_batch(PassGroup *group, CqrsBatch *batch, const Pass *pass, bool small_only);
-static void catchup_find_whole(const PassGroup *group, const Pass *pass, CqrsWalk *walk);
+static int	catchup_turn(const CqrsPassGroup *groups, int ngroups);
+static bool catchup_group(CqrsPassGroup *group, const Pass *pass, bool small_only);
+static bool catchup_batch(CqrsPassGroup *group, CqrsBatch *batch, const Pass *pass,
+						  bool small_only);
+static void catchup_find_whole(const CqrsPassGroup *group, const Pass *pass, CqrsWalk *walk);
 static int64 catchup_settled(const CqrsCheckpoint *checkpoint, const Pass *pass);
 static void catchup_place(CqrsCheckpoint *checkpoint, CqrsBatch *batch, const Pass *pass);
-static CqrsReadLimit catchup_limit(const PassGroup *group);
+static CqrsReadLimit catchup_limit(const CqrsPassGroup *group);
 static bool catchup_takes_range(const CqrsProjection *projection);
-static void catchup_split(const PassGroup *group, PassGroup *readers, PassGroup *others);
-static void catchup_join(PassGroup *group, CqrsMember *member, CqrsProjection *projection,
-						 CqrsCheckpoint *checkpoint);
+static void catchup_split(const CqrsPassGroup *group, CqrsPassGroup *readers,
+						  CqrsPassGroup *others);
 static bool catchup_read(CqrsBatch *batch, CqrsCheckpoint *next, const Pass *pass,
 						 CqrsReadLimit limit);
 static void catchup_end_walk(CqrsCheckpoint *next);
-static void catchup_ranges(const PassGroup *readers, PassGroup *others,
+static void catchup_ranges(const CqrsPassGroup *readers, CqrsPassGroup *others,
 						   const CqrsCheckpoint *from, CqrsBatch *batch, const Pass *pass);
-static bool catchup_range(const PassGroup *readers, int i, CqrsRange *range,
-						  const CqrsCheckpoint *next, CqrsBatch *batch, const Pass *pass);
-static bool catchup_apply(PassGroup *group, const CqrsCheckpoint *next, CqrsBatch *batch,
+static bool catchup_apply(CqrsPassGroup *group, const CqrsCheckpoint *next, CqrsBatch *batch,
 						  const Pass *pass);
-static void catchup_member(CqrsMember *member, CqrsProjection *projection,
-						   CqrsCheckpoint *checkpoint, const CqrsCheckpoint *next,
-						   CqrsBatch *batch, CqrsErrorPolicy policy);
-static void catchup_advance(CqrsMember *member, CqrsProjection *projection,
-							CqrsCheckpoint *checkpoint, const CqrsCheckpoint *next,
-							const CqrsApplied *applied, int64 nevents, int64 last);
-static TimestampTz catchup_retry(CqrsMember *member, CqrsProjection *projection,
-								 CqrsCheckpoint *checkpoint, CqrsErrorPolicy policy);
-static CqrsPatience catchup_patience(CqrsErrorPolicy policy);
-static void catchup_failed(CqrsMember *member, CqrsProjection *projection,
-						   CqrsErrorPolicy policy);
-static void catchup_unusable(CqrsMember *member, CqrsProjection *projection,
-							 const CqrsCheckpoint *checkpoint, CqrsErrorPolicy policy);
-static void catchup_arrived(CqrsMember *member, CqrsProjection *projection);
 
 /*
  * Process the next batch of each of up to CQRS_CATCHUP_MAX_PROJECTIONS
@@ -126,7 +77,7 @@ static void catchup_arrived(CqrsMember *member, CqrsProjection *projection);
 void
 cqrs_catchup_pass(CqrsMember *members, int nmembers, bool wait, CqrsErrorPolicy policy)
 {
-	PassGroup  *groups = palloc(nmembers * sizeof(PassGroup));
+	CqrsPassGroup *groups = palloc(nmembers * sizeof(CqrsPassGroup));
 	int			ngroups;
 	int			turn;
 	bool		found = false;
@@ -136,7 +87,7 @@ cqrs_catchup_pass(CqrsMember *members, int nmembers, bool wait, CqrsErrorPolicy 
 	Assert(XactIsoLevel == XACT_READ_COMMITTED);
 
 	/* the locks first, then the snapshot: what others did before is in it */
-	ngroups = catchup_lock(members, nmembers, wait, &pass, groups);
+	ngroups = cqrs_catchup_group_lock(members, nmembers, wait, policy, groups, &pass.settled);
 	if (ngroups == 0)
 		return;
 	pass.current = cqrs_checkpoint_current_snapshot();
@@ -154,170 +105,9 @@ cqrs_catchup_pass(CqrsMember *members, int nmembers, bool wait, CqrsErrorPolicy 
 	PopActiveSnapshot();
 }
 
-/*
- * Lock the members, push a new active snapshot if there are any left, read
- * their checkpoints and group them. Returns the number of groups.
- */
-static int
-catchup_lock(CqrsMember *members, int nmembers, bool wait, Pass *pass, PassGroup *groups)
-{
-	CqrsCheckpoint **checkpoints = palloc(nmembers * sizeof(CqrsCheckpoint *));
-	int			ngroups;
-
-	if (!catchup_lock_members(members, nmembers, wait, pass))
-		return 0;
-	PushActiveSnapshot(GetTransactionSnapshot());
-	if (catchup_read_checkpoints(members, nmembers, pass, checkpoints))
-	{
-		/* in the snapshot, what was restored may not have been complete */
-		PopActiveSnapshot();
-		PushActiveSnapshot(GetTransactionSnapshot());
-	}
-	ngroups = catchup_group_members(members, nmembers, checkpoints, groups);
-	if (ngroups == 0)
-		PopActiveSnapshot();
-	return ngroups;
-}
-
-/* Lock the members that there is something to do for. Returns whether there are any. */
-static bool
-catchup_lock_members(CqrsMember *members, int nmembers, bool wait, Pass *pass)
-{
-	bool		any = false;
-	TimestampTz now = GetCurrentTimestamp();
-
-	for (int i = 0; i < nmembers; i++)
-	{
-		CqrsMember *member = &members[i];
-		CqrsProjection *projection;
-
-		member->locked = cqrs_checkpoint_lock(member->projection, wait);
-		if (!member->locked)
-			continue;
-		projection = cqrs_projection_get(member->projection);
-		member->locked = projection != NULL && cqrs_projection_is_active(projection);
-
-		/* whoever waits for the lock does not wait for the time */
-		if (member->locked && !wait && projection->next_retry_at > now)
-		{
-			member->next_retry_at = projection->next_retry_at;
-			member->locked = false;
-		}
-		any |= member->locked;
-	}
-	if (any)
-		pass->settled = cqrs_horizon_settled();
-	return any;
-}
-
-/*
- * Read the checkpoints of members that are locked, under the active snapshot; NULL
- * where one is not to be processed. Returns whether there are restored ones to be
- * processed.
- */
-static bool
-catchup_read_checkpoints(CqrsMember *members, int nmembers, const Pass *pass,
-						 CqrsCheckpoint **checkpoints)
-{
-	bool		restored = false;
-
-	for (int i = 0; i < nmembers; i++)
-	{
-		CqrsCheckpoint *checkpoint;
-		CqrsProjection *projection;
-
-		checkpoints[i] = NULL;
-		if (!members[i].locked)
-			continue;
-		checkpoint = cqrs_checkpoint_read(members[i].projection);
-
-		/*
-		 * What a commit has changed is told in several steps: an extension that was
-		 * dropped and made anew in one transaction may have been seen halfway.
-		 */
-		projection = cqrs_projection_get(members[i].projection);
-		if (projection == NULL)
-			members[i].locked = false;
-		else if (checkpoint != NULL && !checkpoint->restored)
-			checkpoints[i] = checkpoint;
-		else if (catchup_read_restored(&members[i], projection, checkpoint, pass))
-		{
-			checkpoints[i] = checkpoint;
-			restored = true;
-		}
-	}
-	return restored;
-}
-
-/*
- * Can a member be processed whose checkpoint is of an older era, or is not there
- * (NULL), perhaps not yet? If not, it has to wait until all is restored, or stops.
- */
-static bool
-catchup_read_restored(CqrsMember *member, CqrsProjection *projection,
-					  CqrsCheckpoint *checkpoint, const Pass *pass)
-{
-	if (!cqrs_restore_is_complete(projection, pass->policy == CQRS_ERROR_RETRY) ||
-		(checkpoint == NULL && cqrs_checkpoint_peek(member->projection) != NULL))
-	{
-		member->locked = false;
-		member->next_retry_at = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
-															RESTORE_POLL);
-		return false;
-	}
-	if (checkpoint == NULL || !cqrs_checkpoint_find_next_era(checkpoint))
-	{
-		catchup_unusable(member, projection, checkpoint, pass->policy);
-		return false;
-	}
-	member->error = cqrs_apply_restored(projection);
-	if (member->error != NULL && pass->policy == CQRS_ERROR_THROW)
-		ReThrowError(member->error);
-	if (member->error != NULL)
-	{
-		catchup_failed(member, projection, pass->policy);
-		return false;
-	}
-
-	/* its checkpoint was behind what its publishers had done, to notify */
-	if (cqrs_projection_was_inline(projection, &checkpoint->incarnation))
-		cqrs_checkpoint_skip_era(checkpoint);
-	return true;
-}
-
-/* Put members that have the same to do next into one group. Returns the number of groups. */
-static int
-catchup_group_members(CqrsMember *members, int nmembers, CqrsCheckpoint **checkpoints,
-					  PassGroup *groups)
-{
-	int			ngroups = 0;
-
-	for (int i = 0; i < nmembers; i++)
-	{
-		CqrsProjection *projection = cqrs_projection_get(members[i].projection);
-		CqrsCheckpoint *checkpoint = checkpoints[i];
-		PassGroup  *group = groups;
-
-		if (projection == NULL)
-			members[i].locked = false;
-		if (projection == NULL || checkpoint == NULL)
-			continue;
-		while (group < groups + ngroups &&
-			   !cqrs_checkpoint_equal(group->checkpoint, checkpoint))
-			group++;
-		if (group == groups + ngroups)
-		{
-			ngroups++;
-			group->nmembers = 0;
-		}
-		catchup_join(group, &members[i], projection, checkpoint);
-	}
-	return ngroups;
-}
-
 /* The first group with a member whose turn it is; -1 = none. */
 static int
-catchup_turn(const PassGroup *groups, int ngroups)
+catchup_turn(const CqrsPassGroup *groups, int ngroups)
 {
 	for (int i = 0; i < ngroups; i++)
 		for (int j = 0; j < groups[i].nmembers; j++)
@@ -331,7 +121,7 @@ catchup_turn(const PassGroup *groups, int ngroups)
  * next pass if it is not small. Returns true if there was something.
  */
 static bool
-catchup_group(PassGroup *group, const Pass *pass, bool small_only)
+catchup_group(CqrsPassGroup *group, const Pass *pass, bool small_only)
 {
 	CqrsBatch  *batch = cqrs_event_batch_create(true);
 	bool		found = false;
@@ -350,12 +140,12 @@ catchup_group(PassGroup *group, const Pass *pass, bool small_only)
 
 /* The same with an empty batch to use. */
 static bool
-catchup_batch(PassGroup *group, CqrsBatch *batch, const Pass *pass, bool small_only)
+catchup_batch(CqrsPassGroup *group, CqrsBatch *batch, const Pass *pass, bool small_only)
 {
 	CqrsCheckpoint next = *group->checkpoint;
 	CqrsReadLimit limit = catchup_limit(group);
-	PassGroup	readers;
-	PassGroup	others;
+	CqrsPassGroup	readers;
+	CqrsPassGroup	others;
 
 	catchup_find_whole(group, pass, &next.walk);
 	catchup_split(group, &readers, &others);
@@ -393,7 +183,7 @@ catchup_batch(PassGroup *group, CqrsBatch *batch, const Pass *pass, bool small_o
  * Returns whether there was something.
  */
 static bool
-catchup_apply(PassGroup *group, const CqrsCheckpoint *next, CqrsBatch *batch,
+catchup_apply(CqrsPassGroup *group, const CqrsCheckpoint *next, CqrsBatch *batch,
 			  const Pass *pass)
 {
 	bool		was_part = group->checkpoint->frozen || group->checkpoint->restored;
@@ -403,10 +193,11 @@ catchup_apply(PassGroup *group, const CqrsCheckpoint *next, CqrsBatch *batch,
 	{
 		CqrsMember *member = group->members[i];
 		CqrsProjection *projection = group->projections[i];
+		CqrsCheckpoint *checkpoint = group->checkpoints[i];
 		TimestampTz not_before;
 
 		member->nevents = batch->nevents;
-		not_before = catchup_retry(member, projection, group->checkpoints[i], pass->policy);
+		not_before = cqrs_catchup_member_retry(member, projection, checkpoint, pass->policy);
 		if (member->error != NULL)
 			continue;
 
@@ -414,8 +205,8 @@ catchup_apply(PassGroup *group, const CqrsCheckpoint *next, CqrsBatch *batch,
 		member->more = next->frozen || was_part;
 		if (moved)
 		{
-			catchup_place(group->checkpoints[i], batch, pass);
-			catchup_member(member, projection, group->checkpoints[i], next, batch, pass->policy);
+			catchup_place(checkpoint, batch, pass);
+			cqrs_catchup_member_apply(member, projection, checkpoint, next, batch, pass->policy);
 			if (member->error != NULL)
 				continue;
 		}
@@ -423,7 +214,7 @@ catchup_apply(PassGroup *group, const CqrsCheckpoint *next, CqrsBatch *batch,
 		if (member->next_retry_at != 0)
 			member->next_retry_at = Max(member->next_retry_at, not_before);
 		if (!member->more)
-			catchup_arrived(member, projection);
+			cqrs_catchup_member_arrive(member, projection);
 	}
 	return moved;
 }
@@ -433,7 +224,7 @@ catchup_apply(PassGroup *group, const CqrsCheckpoint *next, CqrsBatch *batch,
  * snapshot, with what was settled then, may be older than this pass's.
  */
 static void
-catchup_find_whole(const PassGroup *group, const Pass *pass, CqrsWalk *walk)
+catchup_find_whole(const CqrsPassGroup *group, const Pass *pass, CqrsWalk *walk)
 {
 	walk->whole_after = walk->first - 1;
 	walk->whole_upto = catchup_settled(group->checkpoint, pass);
@@ -467,7 +258,7 @@ catchup_place(CqrsCheckpoint *checkpoint, CqrsBatch *batch, const Pass *pass)
  * that handle large batches take many times as much.
  */
 static CqrsReadLimit
-catchup_limit(const PassGroup *group)
+catchup_limit(const CqrsPassGroup *group)
 {
 	CqrsReadLimit limit = {.events = INT_MAX - 1,.bytes = MAX_BATCH_BYTES * LARGE_BYTES};
 
@@ -502,25 +293,13 @@ catchup_takes_range(const CqrsProjection *projection)
 
 /* Part a group into those who may read ranges, and the others. */
 static void
-catchup_split(const PassGroup *group, PassGroup *readers, PassGroup *others)
+catchup_split(const CqrsPassGroup *group, CqrsPassGroup *readers, CqrsPassGroup *others)
 {
 	readers->nmembers = others->nmembers = 0;
 	for (int i = 0; i < group->nmembers; i++)
-		catchup_join(catchup_takes_range(group->projections[i]) ? readers : others,
-					 group->members[i], group->projections[i], group->checkpoints[i]);
-}
-
-/* Add a member, which stands where the others of the group do. */
-static void
-catchup_join(PassGroup *group, CqrsMember *member, CqrsProjection *projection,
-			 CqrsCheckpoint *checkpoint)
-{
-	if (group->nmembers == 0)
-		group->checkpoint = checkpoint;
-	group->members[group->nmembers] = member;
-	group->projections[group->nmembers] = projection;
-	group->checkpoints[group->nmembers] = checkpoint;
-	group->nmembers++;
+		cqrs_catchup_group_add(catchup_takes_range(group->projections[i]) ? readers : others,
+							   group->members[i], group->projections[i],
+							   group->checkpoints[i]);
 }
 
 /*
@@ -555,7 +334,7 @@ catchup_end_walk(CqrsCheckpoint *next)
  * that may be one event's: which, a batch can tell.
  */
 static void
-catchup_ranges(const PassGroup *readers, PassGroup *others, const CqrsCheckpoint *from,
+catchup_ranges(const CqrsPassGroup *readers, CqrsPassGroup *others, const CqrsCheckpoint *from,
 			   CqrsBatch *batch, const Pass *pass)
 {
 	CqrsCheckpoint next = *from;
@@ -567,237 +346,15 @@ catchup_ranges(const PassGroup *readers, PassGroup *others, const CqrsCheckpoint
 	if (range.is_end)
 		catchup_end_walk(&next);
 	for (int i = 0; i < readers->nmembers; i++)
-		if (!found || !catchup_range(readers, i, &range, &next, batch, pass))
-			catchup_join(others, readers->members[i], readers->projections[i],
-						 readers->checkpoints[i]);
-}
-
-/*
- * Have one of them read a range and apply it, and move its checkpoint to next.
- * Returns false, with nothing done, if it fails by an error that may be one event's.
- */
-static bool
-catchup_range(const PassGroup *readers, int i, CqrsRange *range, const CqrsCheckpoint *next,
-			  CqrsBatch *batch, const Pass *pass)
-{
-	CqrsMember *member = readers->members[i];
-	CqrsProjection *projection = readers->projections[i];
-	CqrsCheckpoint *checkpoint = readers->checkpoints[i];
-	CqrsApplied applied = {.range = range};
-	TimestampTz started = GetCurrentTimestamp();
-
-	catchup_place(checkpoint, batch, pass);
-	if (pass->policy == CQRS_ERROR_THROW)
-		cqrs_apply_run(projection, batch, &applied, true);
-	else
-		member->error = cqrs_apply_contained(projection, batch, &applied, true);
-	member->duration = TimestampDifferenceMilliseconds(started, GetCurrentTimestamp());
-	if (member->error == NULL)
 	{
-		member->nevents = range->nevents;
-		member->more = true;
-		checkpoint->peak = Max(checkpoint->peak, range->upto);
-		catchup_advance(member, projection, checkpoint, next, &applied, range->nevents,
-						range->last);
-		return true;
+		CqrsCheckpoint *checkpoint = readers->checkpoints[i];
+
+		if (found)
+			catchup_place(checkpoint, batch, pass);
+		if (!found ||
+			!cqrs_catchup_member_apply_range(readers->members[i], readers->projections[i],
+											 checkpoint, &next, &range, batch, pass->policy))
+			cqrs_catchup_group_add(others, readers->members[i], readers->projections[i],
+								   checkpoint);
 	}
-	if (cqrs_apply_error_is_transient(member->error))
-	{
-		catchup_failed(member, projection, pass->policy);
-		return true;
-	}
-	member->error = NULL;
-	return false;
-}
-
-/*
- * Try again what was put aside, where its time has come, before anything that
- * comes after it. Publishers of an inline projection must be out of the way: what
- * one has put behind can't be seen before it commits, and would be left there.
- * Where they can't be locked out, there is another time: returns that, or 0.
- */
-static TimestampTz
-catchup_retry(CqrsMember *member, CqrsProjection *projection, CqrsCheckpoint *checkpoint,
-			  CqrsErrorPolicy policy)
-{
-	int64		applied;
-
-	if (projection->parked_retry_at == 0 || policy == CQRS_ERROR_THROW ||
-		projection->parked_retry_at > GetCurrentTimestamp())
-		return 0;
-	if (cqrs_projection_is_inline(projection) && !cqrs_lock_gate_briefly(projection->id))
-		return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), cqrs_guc_retry_delay);
-
-	applied = cqrs_park_retry_due(projection, catchup_patience(policy), &member->error);
-	if (member->error != NULL)
-	{
-		member->more = false;
-		catchup_failed(member, projection, policy);
-		return 0;
-	}
-	cqrs_park_note(projection, NULL);
-	if (applied > 0)
-		cqrs_checkpoint_advance(checkpoint, applied);
-	return 0;
-}
-
-/* Who tries again what fails? */
-static CqrsPatience
-catchup_patience(CqrsErrorPolicy policy)
-{
-	return policy == CQRS_ERROR_RETRY ? CQRS_PATIENCE_WORKER : CQRS_PATIENCE_NONE;
-}
-
-/* Apply a batch to one projection, and move its checkpoint to next. */
-static void
-catchup_member(CqrsMember *member, CqrsProjection *projection, CqrsCheckpoint *checkpoint,
-			   const CqrsCheckpoint *next, CqrsBatch *batch, CqrsErrorPolicy policy)
-{
-	bool		call_handler = !cqrs_projection_is_inline(projection);
-	CqrsApplied applied;
-	TimestampTz started = GetCurrentTimestamp();
-
-	cqrs_apply_select(projection, batch, &applied);
-	if (call_handler)
-		cqrs_park_hold_back(projection, batch, &applied);
-	if (member->begins != NULL && applied.nevents > 0)
-		member->begins(NameStr(projection->name), applied.nevents, applied.events[0]->position);
-	if (policy == CQRS_ERROR_THROW && call_handler)
-		cqrs_apply_run(projection, batch, &applied, call_handler);
-	else if (applied.nevents > 0)
-		member->error = cqrs_apply_contained(projection, batch, &applied, call_handler);
-	if (member->error != NULL && call_handler &&
-		cqrs_park_may_isolate(projection, member->error, applied.nevents))
-		member->error = cqrs_park_isolate(projection, batch, &applied,
-										  catchup_patience(policy));
-	member->duration = TimestampDifferenceMilliseconds(started, GetCurrentTimestamp());
-
-	/*
-	 * What publishers have applied is processed, whatever happens here: a stop
-	 * would have it applied again. Listeners have to do without the keys.
-	 */
-	if (member->error != NULL && !call_handler &&
-		!cqrs_apply_error_is_transient(member->error))
-	{
-		ereport(LOG,
-				(errmsg("projection \"%s\" notifies without keys: %s",
-						NameStr(projection->name), member->error->message),
-				 errhidestmt(true)));
-		member->error = NULL;
-		applied.keys = NULL;
-	}
-	if (member->error != NULL && policy == CQRS_ERROR_THROW)
-		ReThrowError(member->error);
-	if (member->error != NULL)
-	{
-		member->more = false;
-		catchup_failed(member, projection, policy);
-		return;
-	}
-
-	if (batch->nevents > 0)
-		checkpoint->peak = Max(checkpoint->peak, batch->events[batch->nevents - 1].position);
-	catchup_advance(member, projection, checkpoint, next, &applied, applied.nevents,
-					applied.nevents > 0 ?
-					applied.events[applied.nevents - 1]->position : 0);
-}
-
-/*
- * Move a projection's checkpoint to next, and tell of the events that were
- * applied, of which "last" has the highest position.
- */
-static void
-catchup_advance(CqrsMember *member, CqrsProjection *projection, CqrsCheckpoint *checkpoint,
-				const CqrsCheckpoint *next, const CqrsApplied *applied, int64 nevents,
-				int64 last)
-{
-	checkpoint->frozen = next->frozen;
-	checkpoint->walk = next->walk;
-	checkpoint->incarnation = next->incarnation;
-	cqrs_checkpoint_advance(checkpoint, nevents);
-	if (nevents > 0)
-		cqrs_notify_send(projection, last, nevents, applied->keys, applied->nkeys);
-	if (projection->retries > 0)
-	{
-		cqrs_registry_record_recovery(projection->id);
-		ereport(LOG,
-				(errmsg("projection \"%s\" recovered after " INT64_FORMAT " retries, at position " INT64_FORMAT,
-						NameStr(projection->name), projection->retries, next->walk.last),
-				 errhidestmt(true)));
-	}
-
-	if (cqrs_guc_log_min_batch_duration >= 0 && nevents > 0 &&
-		member->duration >= cqrs_guc_log_min_batch_duration)
-		ereport(LOG,
-				(errmsg("projection \"%s\": " INT64_FORMAT " events up to position " INT64_FORMAT " in %ld ms",
-						NameStr(projection->name), nevents, next->walk.last, member->duration),
-				 errhidestmt(true)));
-}
-
-/*
- * A member's own work is undone; say what becomes of it, in the transaction that
- * the others commit in.
- */
-static void
-catchup_failed(CqrsMember *member, CqrsProjection *projection, CqrsErrorPolicy policy)
-{
-	const char *name = NameStr(projection->name);
-	char	   *text = cqrs_apply_error_text(member->error);
-	bool		transient = cqrs_apply_error_is_transient(member->error);
-
-	if (transient && policy == CQRS_ERROR_STOP)
-		ReThrowError(member->error);
-	if (transient)
-	{
-		member->next_retry_at = cqrs_park_next_retry(projection->retries + 1);
-		cqrs_registry_record_retry(projection->id, text, member->next_retry_at);
-		ereport(LOG,
-				(errmsg("projection \"%s\" will be retried: %s", name, member->error->message),
-				 errhidestmt(true)));
-	}
-	else
-	{
-		cqrs_registry_record_stop(projection->id, text);
-		ereport(LOG,
-				(errmsg("projection \"%s\" stopped: %s", name, member->error->message),
-				 member->error->context ? errdetail_log("%s", member->error->context) : 0,
-				 errhint("Mend the cause, then run: SELECT cqrs.resume_projection(%s);",
-						 quote_literal_cstr(name)),
-				 errhidestmt(true)));
-	}
-}
-
-/* A checkpoint that can't be gone on from stops its projection. */
-static void
-catchup_unusable(CqrsMember *member, CqrsProjection *projection,
-				 const CqrsCheckpoint *checkpoint, CqrsErrorPolicy policy)
-{
-	MemoryContext context = CurrentMemoryContext;
-
-	/* nothing to roll back: it looks at the checkpoint only */
-	PG_TRY();
-	{
-		cqrs_checkpoint_refuse_unusable(checkpoint);
-	}
-	PG_CATCH();
-	{
-		if (policy == CQRS_ERROR_THROW)
-			PG_RE_THROW();
-		MemoryContextSwitchTo(context);
-		member->error = CopyErrorData();
-		FlushErrorState();
-	}
-	PG_END_TRY();
-	catchup_failed(member, projection, policy);
-}
-
-/* A projection has read all there was: what it was catching up for can follow. */
-static void
-catchup_arrived(CqrsMember *member, CqrsProjection *projection)
-{
-	if (projection->state == CQRS_STATE_REBUILDING)
-		cqrs_registry_set_state(projection->id, projection->mode == CQRS_MODE_INLINE ?
-								  CQRS_STATE_SWITCHING : CQRS_STATE_RUNNING);
-	member->wants_switch = projection->mode == CQRS_MODE_INLINE &&
-		projection->state != CQRS_STATE_RUNNING;
 }

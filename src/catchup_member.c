@@ -1,0 +1,259 @@
+/*
+ * catchup_member.c
+ *		One projection in a pass: apply to it, move its checkpoint, and say what
+ *		becomes of its errors.
+ *
+ * For an inline projection the publishers have applied the events; the pass
+ * moves its checkpoint, counts, and sends the notifications.
+ */
+#include "postgres.h"
+
+#include "utils/builtins.h"
+#include "utils/timestamp.h"
+
+#include "apply.h"
+#include "catchup_member.h"
+#include "guc.h"
+#include "lock.h"
+#include "notify.h"
+#include "park.h"
+#include "registry.h"
+
+static void member_advance(CqrsMember *member, CqrsProjection *projection,
+						   CqrsCheckpoint *checkpoint, const CqrsCheckpoint *next,
+						   const CqrsApplied *applied, int64 nevents, int64 last);
+static CqrsPatience member_patience(CqrsErrorPolicy policy);
+
+/*
+ * Try again what was put aside, where its time has come, before anything that
+ * comes after it. Publishers of an inline projection must be out of the way: what
+ * one has put behind can't be seen before it commits, and would be left there.
+ * Where they can't be locked out, there is another time: returns that, or 0.
+ */
+TimestampTz
+cqrs_catchup_member_retry(CqrsMember *member, CqrsProjection *projection,
+						  CqrsCheckpoint *checkpoint, CqrsErrorPolicy policy)
+{
+	int64		applied;
+
+	if (projection->parked_retry_at == 0 || policy == CQRS_ERROR_THROW ||
+		projection->parked_retry_at > GetCurrentTimestamp())
+		return 0;
+	if (cqrs_projection_is_inline(projection) && !cqrs_lock_gate_briefly(projection->id))
+		return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), cqrs_guc_retry_delay);
+
+	applied = cqrs_park_retry_due(projection, member_patience(policy), &member->error);
+	if (member->error != NULL)
+	{
+		member->more = false;
+		cqrs_catchup_member_fail(member, projection, policy);
+		return 0;
+	}
+	cqrs_park_note(projection, NULL);
+	if (applied > 0)
+		cqrs_checkpoint_advance(checkpoint, applied);
+	return 0;
+}
+
+/*
+ * Apply a batch, which says where it is among all events, to one projection, and
+ * move its checkpoint to next.
+ */
+void
+cqrs_catchup_member_apply(CqrsMember *member, CqrsProjection *projection,
+						  CqrsCheckpoint *checkpoint, const CqrsCheckpoint *next,
+						  CqrsBatch *batch, CqrsErrorPolicy policy)
+{
+	bool		call_handler = !cqrs_projection_is_inline(projection);
+	CqrsApplied applied;
+	TimestampTz started = GetCurrentTimestamp();
+
+	cqrs_apply_select(projection, batch, &applied);
+	if (call_handler)
+		cqrs_park_hold_back(projection, batch, &applied);
+	if (member->begins != NULL && applied.nevents > 0)
+		member->begins(NameStr(projection->name), applied.nevents, applied.events[0]->position);
+	if (policy == CQRS_ERROR_THROW && call_handler)
+		cqrs_apply_run(projection, batch, &applied, call_handler);
+	else if (applied.nevents > 0)
+		member->error = cqrs_apply_contained(projection, batch, &applied, call_handler);
+	if (member->error != NULL && call_handler &&
+		cqrs_park_may_isolate(projection, member->error, applied.nevents))
+		member->error = cqrs_park_isolate(projection, batch, &applied,
+										  member_patience(policy));
+	member->duration = TimestampDifferenceMilliseconds(started, GetCurrentTimestamp());
+
+	/*
+	 * What publishers have applied is processed, whatever happens here: a stop
+	 * would have it applied again. Listeners have to do without the keys.
+	 */
+	if (member->error != NULL && !call_handler &&
+		!cqrs_apply_error_is_transient(member->error))
+	{
+		ereport(LOG,
+				(errmsg("projection \"%s\" notifies without keys: %s",
+						NameStr(projection->name), member->error->message),
+				 errhidestmt(true)));
+		member->error = NULL;
+		applied.keys = NULL;
+	}
+	if (member->error != NULL && policy == CQRS_ERROR_THROW)
+		ReThrowError(member->error);
+	if (member->error != NULL)
+	{
+		member->more = false;
+		cqrs_catchup_member_fail(member, projection, policy);
+		return;
+	}
+
+	if (batch->nevents > 0)
+		checkpoint->peak = Max(checkpoint->peak, batch->events[batch->nevents - 1].position);
+	member_advance(member, projection, checkpoint, next, &applied, applied.nevents,
+				   applied.nevents > 0 ?
+				   applied.events[applied.nevents - 1]->position : 0);
+}
+
+/*
+ * Have one projection read a range and apply it, and move its checkpoint to next.
+ * The batch is empty, and says where the range is among all events. Returns false,
+ * with nothing done, if it fails by an error that may be one event's.
+ */
+bool
+cqrs_catchup_member_apply_range(CqrsMember *member, CqrsProjection *projection,
+								CqrsCheckpoint *checkpoint, const CqrsCheckpoint *next,
+								CqrsRange *range, CqrsBatch *batch, CqrsErrorPolicy policy)
+{
+	CqrsApplied applied = {.range = range};
+	TimestampTz started = GetCurrentTimestamp();
+
+	if (policy == CQRS_ERROR_THROW)
+		cqrs_apply_run(projection, batch, &applied, true);
+	else
+		member->error = cqrs_apply_contained(projection, batch, &applied, true);
+	member->duration = TimestampDifferenceMilliseconds(started, GetCurrentTimestamp());
+	if (member->error == NULL)
+	{
+		member->nevents = range->nevents;
+		member->more = true;
+		checkpoint->peak = Max(checkpoint->peak, range->upto);
+		member_advance(member, projection, checkpoint, next, &applied, range->nevents,
+					   range->last);
+		return true;
+	}
+	if (cqrs_apply_error_is_transient(member->error))
+	{
+		cqrs_catchup_member_fail(member, projection, policy);
+		return true;
+	}
+	member->error = NULL;
+	return false;
+}
+
+/*
+ * A member's own work is undone; say what becomes of it, in the transaction that
+ * the others commit in.
+ */
+void
+cqrs_catchup_member_fail(CqrsMember *member, CqrsProjection *projection, CqrsErrorPolicy policy)
+{
+	const char *name = NameStr(projection->name);
+	char	   *text = cqrs_apply_error_text(member->error);
+	bool		transient = cqrs_apply_error_is_transient(member->error);
+
+	if (transient && policy == CQRS_ERROR_STOP)
+		ReThrowError(member->error);
+	if (transient)
+	{
+		member->next_retry_at = cqrs_park_next_retry(projection->retries + 1);
+		cqrs_registry_record_retry(projection->id, text, member->next_retry_at);
+		ereport(LOG,
+				(errmsg("projection \"%s\" will be retried: %s", name, member->error->message),
+				 errhidestmt(true)));
+	}
+	else
+	{
+		cqrs_registry_record_stop(projection->id, text);
+		ereport(LOG,
+				(errmsg("projection \"%s\" stopped: %s", name, member->error->message),
+				 member->error->context ? errdetail_log("%s", member->error->context) : 0,
+				 errhint("Mend the cause, then run: SELECT cqrs.resume_projection(%s);",
+						 quote_literal_cstr(name)),
+				 errhidestmt(true)));
+	}
+}
+
+/* A checkpoint that can't be gone on from stops its projection. */
+void
+cqrs_catchup_member_refuse(CqrsMember *member, CqrsProjection *projection,
+						   const CqrsCheckpoint *checkpoint, CqrsErrorPolicy policy)
+{
+	MemoryContext context = CurrentMemoryContext;
+
+	/* nothing to roll back: it looks at the checkpoint only */
+	PG_TRY();
+	{
+		cqrs_checkpoint_refuse_unusable(checkpoint);
+	}
+	PG_CATCH();
+	{
+		if (policy == CQRS_ERROR_THROW)
+			PG_RE_THROW();
+		MemoryContextSwitchTo(context);
+		member->error = CopyErrorData();
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	cqrs_catchup_member_fail(member, projection, policy);
+}
+
+/* A projection has read all there was: what it was catching up for can follow. */
+void
+cqrs_catchup_member_arrive(CqrsMember *member, CqrsProjection *projection)
+{
+	if (projection->state == CQRS_STATE_REBUILDING)
+		cqrs_registry_set_state(projection->id, projection->mode == CQRS_MODE_INLINE ?
+								  CQRS_STATE_SWITCHING : CQRS_STATE_RUNNING);
+	member->wants_switch = projection->mode == CQRS_MODE_INLINE &&
+		projection->state != CQRS_STATE_RUNNING;
+}
+
+/* --------------------------------------------------------------- helpers */
+
+/*
+ * Move a projection's checkpoint to next, and tell of the events that were
+ * applied, of which "last" has the highest position.
+ */
+static void
+member_advance(CqrsMember *member, CqrsProjection *projection, CqrsCheckpoint *checkpoint,
+			   const CqrsCheckpoint *next, const CqrsApplied *applied, int64 nevents,
+			   int64 last)
+{
+	checkpoint->frozen = next->frozen;
+	checkpoint->walk = next->walk;
+	checkpoint->incarnation = next->incarnation;
+	cqrs_checkpoint_advance(checkpoint, nevents);
+	if (nevents > 0)
+		cqrs_notify_send(projection, last, nevents, applied->keys, applied->nkeys);
+	if (projection->retries > 0)
+	{
+		cqrs_registry_record_recovery(projection->id);
+		ereport(LOG,
+				(errmsg("projection \"%s\" recovered after " INT64_FORMAT " retries, at position " INT64_FORMAT,
+						NameStr(projection->name), projection->retries, next->walk.last),
+				 errhidestmt(true)));
+	}
+
+	if (cqrs_guc_log_min_batch_duration >= 0 && nevents > 0 &&
+		member->duration >= cqrs_guc_log_min_batch_duration)
+		ereport(LOG,
+				(errmsg("projection \"%s\": " INT64_FORMAT " events up to position " INT64_FORMAT " in %ld ms",
+						NameStr(projection->name), nevents, next->walk.last, member->duration),
+				 errhidestmt(true)));
+}
+
+/* Who tries again what fails? */
+static CqrsPatience
+member_patience(CqrsErrorPolicy policy)
+{
+	return policy == CQRS_ERROR_RETRY ? CQRS_PATIENCE_WORKER : CQRS_PATIENCE_NONE;
+}
