@@ -11,18 +11,12 @@
  */
 #include "postgres.h"
 
-#include "access/genam.h"
 #include "access/htup_details.h"
-#include "access/table.h"
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
-#include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/inval.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/rel.h"
-#include "utils/relcache.h"
 #include "utils/syscache.h"
 #include "utils/typcache.h"
 
@@ -33,6 +27,7 @@
 #include "view.h"
 #include "view_depend.h"
 #include "view_sql.h"
+#include "view_table.h"
 
 /* as many bytes of keys do not fit into a notification */
 #define MAX_KEY_BYTES 8000
@@ -125,9 +120,6 @@ static bool view_is_filtered_so(const Maintained *maintained, const CqrsProjecti
 static void views_sweep(void);
 static void view_forget(Maintained *maintained);
 static void view_make(Maintained *maintained, const CqrsProjection *projection);
-static void view_check_types(const CqrsView *view, Oid read_table);
-static void view_check_key(const CqrsView *view, Oid relid, bool is_state);
-static bool index_is_key(const CqrsView *view, Relation index, bool is_state);
 static void view_make_queries(Maintained *maintained, CqrsQuery *batches,
 							  CqrsQuery (*ranges)[2], bool tell);
 static bool view_collect_key(TupleTableSlot *slot, void *arg);
@@ -479,99 +471,12 @@ view_make(Maintained *maintained, const CqrsProjection *projection)
 	for (int i = 0; i < NFILTERS; i++)
 		maintained->filtered[i] = !filters[i]->all;
 	maintained->view = cqrs_view_parse(projection->query);
-	view_check_types(maintained->view, maintained->tables.read_table);
-	view_check_key(maintained->view, maintained->tables.read_table, false);
-	if (OidIsValid(maintained->tables.state_table))
-		view_check_key(maintained->view, maintained->tables.state_table, true);
+	cqrs_view_table_check(maintained->view, &maintained->tables);
 	view_make_queries(maintained, maintained->apply, maintained->range, false);
 	view_make_queries(maintained, maintained->apply_telling, maintained->range_telling, true);
 	MemoryContextSwitchTo(old);
 	MemoryContextSetParent(context, CacheMemoryContext);
 	maintained->context = context;
-}
-
-/* Throw where the read table's columns are not of the query's types any more. */
-static void
-view_check_types(const CqrsView *view, Oid read_table)
-{
-	for (int i = 0; i < view->ncolumns; i++)
-	{
-		const CqrsViewColumn *column = &view->columns[i];
-		Oid			type;
-		int32		typmod;
-		Oid			collation;
-
-		get_atttypetypmodcoll(read_table, i + 1, &type, &typmod, &collation);
-
-		/* a dropped column is found when it is named */
-		if (!OidIsValid(type))
-			continue;
-		if (type != column->type || typmod != column->typmod)
-			ereport(ERROR,
-					(errcode(ERRCODE_DATATYPE_MISMATCH),
-					 errmsg("column \"%s\" of read table \"%s\" is of type %s, but the view's query gives %s",
-							get_attname(read_table, i + 1, false), get_rel_name(read_table),
-							format_type_with_typemod(type, typmod),
-							format_type_with_typemod(column->type, column->typmod)),
-					 errhint("Change the type back; for another type, drop the view and create it with a cast in the query.")));
-		if (OidIsValid(column->collation) && collation != column->collation)
-			ereport(ERROR,
-					(errcode(ERRCODE_COLLATION_MISMATCH),
-					 errmsg("column \"%s\" of read table \"%s\" has another collation than in the view's query",
-							get_attname(read_table, i + 1, false), get_rel_name(read_table)),
-					 errhint("Change it back; for another collation, drop the view and create it with COLLATE in the query.")));
-	}
-}
-
-/* Throw where a table's rows can't be found by their group any more. */
-static void
-view_check_key(const CqrsView *view, Oid relid, bool is_state)
-{
-	Relation	rel;
-	bool		found = !view->grouped;
-	ListCell   *lc;
-
-	rel = table_open(relid, AccessShareLock);
-	foreach(lc, RelationGetIndexList(rel))
-	{
-		Relation	index = index_open(lfirst_oid(lc), AccessShareLock);
-
-		found |= index_is_key(view, index, is_state);
-		index_close(index, NoLock);
-	}
-	table_close(rel, NoLock);
-	if (!found)
-		ereport(ERROR,
-				(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
-				 errmsg("read table \"%s\" has lost the unique constraint of its groups",
-						get_rel_name(relid)),
-				 errhint("%s;", (char *) linitial(cqrs_view_sql_constraints(view, relid, is_state)))));
-}
-
-/* Is it a unique index over a view's groups? That of a table of one row is over an expression. */
-static bool
-index_is_key(const CqrsView *view, Relation index, bool is_state)
-{
-	Form_pg_index form = index->rd_index;
-	int			attno = 0;
-
-	if (!form->indisunique || !form->indisvalid || !form->indimmediate ||
-		RelationGetIndexPredicate(index) != NIL || form->indnkeyatts != Max(view->nkeys, 1))
-		return false;
-	if (view->nkeys == 0)
-		return form->indkey.values[0] == 0;
-	for (int i = 0; i < view->ncolumns; i++)
-	{
-		bool		is_key = view->columns[i].role == CQRS_VIEW_KEY;
-		bool		found = false;
-
-		attno += is_key || !is_state;
-		for (int k = 0; is_key && k < form->indnkeyatts; k++)
-			found |= form->indkey.values[k] == attno;
-		if (is_key && !found)
-			return false;
-	}
-	return true;
 }
 
 /*
