@@ -43,6 +43,7 @@
 #include "attachment.h"
 #include "compat.h"
 #include "projection.h"
+#include "query.h"
 #include "trigger.h"
 
 #define WATCH_TRIGGER "cqrs_attachment_changed"
@@ -220,7 +221,7 @@ cqrs_attachment_insert(Oid relid, const char *source, const char *format, Jsonb 
 	};
 	Datum		args[6] = {
 		ObjectIdGetDatum(relid), CStringGetTextDatum(source), CStringGetTextDatum(format),
-		JsonbPGetDatum(mapping), ObjectIdGetDatum(table_owner(relid)), cqrs_query_save_settings()
+		JsonbPGetDatum(mapping), ObjectIdGetDatum(table_owner(relid)), cqrs_settings_save()
 	};
 
 	cqrs_query_run(&query, args, mapping == NULL ? "   n  " : NULL, NULL, NULL);
@@ -402,7 +403,7 @@ attachments_add_row(TupleTableSlot *slot, void *arg)
 	if (!slot->tts_isnull[3])
 		attachment->mapping = DatumGetJsonbPCopy(slot->tts_values[3]);
 	attachment->owner = DatumGetObjectId(slot->tts_values[4]);
-	cqrs_query_load_settings(&attachment->settings, slot->tts_values[5]);
+	cqrs_settings_load(&attachment->settings, slot->tts_values[5]);
 	fresh->list = lappend(fresh->list, attachment);
 	MemoryContextSwitchTo(old);
 	return true;

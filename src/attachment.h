@@ -9,7 +9,7 @@
 #include "utils/jsonb.h"
 #include "utils/relcache.h"
 
-#include "query.h"
+#include "settings.h"
 
 /* the trigger that takes the rows of a statement; a table without it is not fed */
 #define CQRS_ATTACHMENT_TRIGGER "cqrs_receive"

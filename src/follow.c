@@ -49,6 +49,7 @@
 #include "function.h"
 #include "handler.h"
 #include "outbox.h"
+#include "query.h"
 #include "read_table.h"
 #include "registry.h"
 #include "view.h"

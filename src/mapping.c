@@ -37,6 +37,7 @@
 #include "format.h"
 #include "function.h"
 #include "mapping.h"
+#include "query.h"
 
 #define ID_TEXT_LENGTH 36
 

@@ -35,6 +35,7 @@
 
 #include "era.h"
 #include "projection.h"
+#include "query.h"
 
 static const char *const mode_names[] = {"async", "inline"};
 static const char *const state_names[] = {
@@ -353,7 +354,7 @@ registry_add_row(TupleTableSlot *slot, void *arg)
 	projection->notify = cqrs_projection_notify_parse(slot_text(slot, 14));
 	batch_size = DatumGetInt32(slot_getattr(slot, 15, &isnull));
 	projection->batch_size = isnull ? 0 : batch_size;
-	cqrs_query_load_settings(&projection->settings, slot_getattr(slot, 16, &isnull));
+	cqrs_settings_load(&projection->settings, slot_getattr(slot, 16, &isnull));
 	projection->state = name_lookup("state", slot_text(slot, 17), state_names,
 									lengthof(state_names));
 	inline_in = slot_getattr(slot, 26, &isnull);

@@ -12,7 +12,7 @@
 #include "utils/uuid.h"
 
 #include "event.h"
-#include "query.h"
+#include "settings.h"
 
 typedef enum CqrsMode
 {

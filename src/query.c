@@ -19,7 +19,6 @@
 #include "catalog/pg_class.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_namespace.h"
-#include "catalog/pg_type.h"
 #include "commands/extension.h"
 #include "miscadmin.h"
 #include "parser/parse_expr.h"
@@ -37,7 +36,6 @@
 #include "utils/plancache.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
-#include "utils/varlena.h"
 #include "utils/xml.h"
 
 #include "query.h"
@@ -70,8 +68,6 @@ static int	nknown = 0;
 static uint64 catalog_changes = 0;
 
 static void query_catalog_callback(Datum arg, int cacheid, uint32 hashvalue);
-static char *query_resolve_path(const char *path);
-static char *query_temporary_last(const char *path);
 static void query_prepare(CqrsQuery *query);
 static int	query_settings(const CqrsQuery *query, bool shape);
 static ParamListInfo query_params(const CqrsQuery *query, const Datum *args, const char *nulls);
@@ -263,57 +259,6 @@ cqrs_query_size_class(int64 nrows)
 }
 
 /*
- * The current values of what a projection keeps from the session that creates
- * it, as text[] of name=value. It is what the owner's code and data may rightly
- * depend on; all else has fixed values: see query_set_fixed.
- */
-Datum
-cqrs_query_save_settings(void)
-{
-	static const char *const names[] = {
-		"search_path", "TimeZone", "DateStyle", "IntervalStyle", "lc_monetary", "lc_numeric",
-		"lc_time"
-	};
-	Datum		elements[lengthof(names)];
-
-	for (int i = 0; i < lengthof(names); i++)
-	{
-		const char *value = GetConfigOption(names[i], false, false);
-
-		if (strcmp(names[i], "search_path") == 0)
-			value = query_resolve_path(value);
-		elements[i] = CStringGetTextDatum(psprintf("%s=%s", names[i], value));
-	}
-	return PointerGetDatum(construct_array(elements, lengthof(names), TEXTOID, -1, false,
-										   TYPALIGN_INT));
-}
-
-/*
- * Such an array as settings, in the current memory context: those to run the
- * owner's code under. Also names the temporary schema last: see there.
- */
-void
-cqrs_query_load_settings(CqrsSettings *settings, Datum saved)
-{
-	Datum	   *elements;
-
-	deconstruct_array(DatumGetArrayTypeP(saved), TEXTOID, -1, false, TYPALIGN_INT,
-					  &elements, NULL, &settings->nsettings);
-	settings->names = palloc(settings->nsettings * sizeof(char *));
-	settings->values = palloc(settings->nsettings * sizeof(char *));
-	for (int i = 0; i < settings->nsettings; i++)
-	{
-		settings->names[i] = TextDatumGetCString(elements[i]);
-		settings->values[i] = strchr(settings->names[i], '=');
-		if (settings->values[i] == NULL)
-			elog(ERROR, "setting \"%s\" has no value", settings->names[i]);
-		*settings->values[i]++ = '\0';
-		if (strcmp(settings->names[i], "search_path") == 0)
-			settings->values[i] = query_temporary_last(settings->values[i]);
-	}
-}
-
-/*
  * Become the owner of a projection, to run a handler or anything else that the
  * owner supplied: with the settings that the projection was created under, and
  * in a security-restricted operation. That forbids SET ROLE, temporary tables,
@@ -422,58 +367,6 @@ cqrs_query_lock_extension(void)
 	}
 	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, ExtensionRelationId, extension, 0);
 	return LockAcquire(&tag, AccessShareLock, false, true) != LOCKACQUIRE_NOT_AVAIL;
-}
-
-/*
- * A search_path with the schema that "$user" stands for now, for the current user,
- * in the current memory context: the role may be renamed, or give the projection
- * away.
- */
-static char *
-query_resolve_path(const char *path)
-{
-	StringInfoData result;
-	List	   *names;
-	ListCell   *lc;
-
-	if (!SplitIdentifierString(pstrdup(path), ',', &names))
-		elog(ERROR, "invalid search_path \"%s\"", path);
-	initStringInfo(&result);
-	foreach(lc, names)
-	{
-		const char *name = lfirst(lc);
-
-		if (strcmp(name, "$user") == 0)
-			name = GetUserNameFromId(GetUserId(), false);
-		if (name == lfirst(lc) || OidIsValid(get_namespace_oid(name, true)))
-			appendStringInfo(&result, "%s%s", result.len > 0 ? ", " : "", quote_identifier(name));
-	}
-	list_free(names);
-	return result.data;
-}
-
-/*
- * A search_path with the temporary schema at its end, in the current memory
- * context. Where a path does not name that, it comes first of all for tables and
- * types, and it is the session's: a publisher's temporary table, with a trigger
- * on it, would stand for the owner's, and the trigger run as the owner.
- */
-static char *
-query_temporary_last(const char *path)
-{
-	StringInfoData result;
-	List	   *names;
-	ListCell   *lc;
-
-	if (!SplitIdentifierString(pstrdup(path), ',', &names))
-		elog(ERROR, "invalid search_path \"%s\"", path);
-	initStringInfo(&result);
-	foreach(lc, names)
-		if (strcmp(lfirst(lc), "pg_temp") != 0)
-			appendStringInfo(&result, "%s, ", quote_identifier(lfirst(lc)));
-	appendStringInfoString(&result, "pg_temp");
-	list_free(names);
-	return result.data;
 }
 
 static void

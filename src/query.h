@@ -9,6 +9,8 @@
 #include "executor/tuptable.h"
 #include "utils/tuplestore.h"
 
+#include "settings.h"
+
 /* of cqrs_query_size_class: 0 to this - 1 */
 #define CQRS_QUERY_SIZE_CLASSES 8
 
@@ -65,14 +67,6 @@ extern bool cqrs_query_keep_bigint(TupleTableSlot *slot, void *arg);
 extern void cqrs_query_forget(CqrsQuery *query);
 extern int	cqrs_query_size_class(int64 nrows);
 
-/* session settings that a projection was created under, and runs under */
-typedef struct CqrsSettings
-{
-	int			nsettings;
-	char	  **names;
-	char	  **values;
-} CqrsSettings;
-
 /* what cqrs_query_leave_user needs to put back */
 typedef struct CqrsUserContext
 {
@@ -81,8 +75,6 @@ typedef struct CqrsUserContext
 	int			nest_level;
 } CqrsUserContext;
 
-extern Datum cqrs_query_save_settings(void);
-extern void cqrs_query_load_settings(CqrsSettings *settings, Datum saved);
 extern void cqrs_query_enter_user(CqrsUserContext *context, Oid userid,
 								  const CqrsSettings *settings);
 extern void cqrs_query_enter_owner(CqrsUserContext *context);

@@ -21,6 +21,7 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
+#include "query.h"
 #include "reducer.h"
 #include "reducer_table.h"
 

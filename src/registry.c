@@ -15,6 +15,7 @@
 #include "utils/timestamp.h"
 
 #include "era.h"
+#include "query.h"
 #include "registry.h"
 #include "trigger.h"
 
@@ -67,7 +68,7 @@ cqrs_registry_insert(const CqrsProjectionColumns *columns)
 	if (!OidIsValid(columns->state_table))
 		nulls[15] = 'n';
 	fill_text(columns->start_at, 16, args, nulls);
-	args[17] = cqrs_query_save_settings();
+	args[17] = cqrs_settings_save();
 
 	if (cqrs_query_run(&query, args, nulls, change_read_id, &id) == 0)
 		ereport(ERROR,

@@ -87,7 +87,7 @@ cqrs_sql_create_view(PG_FUNCTION_ARGS)
 	if (columns.mode == CQRS_MODE_INLINE)
 		cqrs_mode_require_clean_transaction("create an inline projection");
 
-	cqrs_query_load_settings(&settings, cqrs_query_save_settings());
+	cqrs_settings_load(&settings, cqrs_settings_save());
 	cqrs_query_enter_user(&user, columns.owner, &settings);
 	view = cqrs_view_parse(columns.query);
 	cqrs_query_leave_user(&user);

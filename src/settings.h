@@ -1,0 +1,24 @@
+/*
+ * settings.h
+ *		The settings of a session that an owner's code and data may rightly depend
+ *		on.
+ */
+#ifndef CQRS_SETTINGS_H
+#define CQRS_SETTINGS_H
+
+/*
+ * What a projection was created under, and runs under. The arrays, of nsettings
+ * each, and the strings are in the memory context that was current in
+ * cqrs_settings_load.
+ */
+typedef struct CqrsSettings
+{
+	int			nsettings;
+	char	  **names;
+	char	  **values;
+} CqrsSettings;
+
+extern Datum cqrs_settings_save(void);
+extern void cqrs_settings_load(CqrsSettings *settings, Datum saved);
+
+#endif							/* CQRS_SETTINGS_H */
