@@ -135,7 +135,12 @@ SELECT cqrs.first(x), cqrs.last(x), cqrs.first(x, x), cqrs.last(x, x) FROM gener
 RESET ROLE;
 DROP ROLE regress_nobody;
 SELECT cqrs.last_transition(1, 2); \echo :SQLSTATE
-SELECT cqrs.first_transition(NULL, 2); \echo :SQLSTATE
+DO $$
+BEGIN
+	PERFORM cqrs.first_transition(NULL, 2);
+EXCEPTION WHEN undefined_function OR feature_not_supported THEN
+	RAISE NOTICE 'a value of type internal can''t be given';  -- said in two ways by PostgreSQL's minor versions
+END $$;
 
 DROP VIEW ordered, positioned, expected;
 DROP TABLE sample, result, large;

@@ -22,28 +22,19 @@ INSERT INTO cqrs.outbox (source, aggregate_type, aggregate_id, event_type)
 VALUES ('bank', 'Order', 'o1', 'Paid'); \echo :SQLSTATE
 INSERT INTO cqrs.outbox (source, aggregate_type, aggregate_id, event_type)
 VALUES (DEFAULT, 'Order', 'o1', 'Paid'); \echo :SQLSTATE
-COPY cqrs.outbox (source, aggregate_type, aggregate_id, event_type) FROM stdin;
-bank	Order	o1	Paid
-\.
-\echo :SQLSTATE
+\copy cqrs.outbox (source, aggregate_type, aggregate_id, event_type) FROM '/dev/null'
 -- position
 INSERT INTO cqrs.outbox (position, aggregate_type, aggregate_id, event_type)
 OVERRIDING SYSTEM VALUE VALUES (1000, 'Order', 'o1', 'Paid'); \echo :SQLSTATE
 INSERT INTO cqrs.outbox (position, aggregate_type, aggregate_id, event_type)
 OVERRIDING USER VALUE VALUES (1000, 'Order', 'o1', 'Paid'); \echo :SQLSTATE
-COPY cqrs.outbox (position, aggregate_type, aggregate_id, event_type) FROM stdin;
-1000	Order	o1	Paid
-\.
-\echo :SQLSTATE
+\copy cqrs.outbox (position, aggregate_type, aggregate_id, event_type) FROM '/dev/null'
 SELECT setval('cqrs.outbox_position_seq', 1000); \echo :SQLSTATE
 SELECT nextval('cqrs.outbox_position_seq'); \echo :SQLSTATE
 -- transaction id
 INSERT INTO cqrs.outbox (xid, aggregate_type, aggregate_id, event_type)
 VALUES ('3', 'Order', 'o1', 'Paid'); \echo :SQLSTATE
-COPY cqrs.outbox (xid, aggregate_type, aggregate_id, event_type) FROM stdin;
-3	Order	o1	Paid
-\.
-\echo :SQLSTATE
+\copy cqrs.outbox (xid, aggregate_type, aggregate_id, event_type) FROM '/dev/null'
 -- nothing to read, to change, to lock out others with
 SELECT payload FROM cqrs.outbox; \echo :SQLSTATE
 INSERT INTO cqrs.outbox (aggregate_type, aggregate_id, event_type) VALUES ('Order', 'o1', 'Paid')
