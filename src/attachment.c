@@ -11,11 +11,9 @@
  * trigger with a transition table also keeps the table from becoming a partition
  * or a child.
  *
- * All rows are cached in this process, as projections are: every change sends, by
- * a trigger, a relcache invalidation for the table. What an expression means may
- * change with an attached table, or with functions and types, so that makes the
- * cache stale, too. One that became stale is not freed before the transaction
- * ends, since code further up the stack may be using it.
+ * All rows are cached in this process, see table_cache.c. What an expression means
+ * may change with an attached table, or with functions and types, so that makes the
+ * cache stale, too.
  */
 #include "postgres.h"
 
@@ -36,7 +34,6 @@
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
-#include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
@@ -44,48 +41,46 @@
 #include "compat.h"
 #include "projection.h"
 #include "query.h"
+#include "table_cache.h"
 #include "trigger.h"
 
 #define WATCH_TRIGGER "cqrs_attachment_changed"
 #define ROW_TRIGGER CQRS_ATTACHMENT_TRIGGER "_replica"
 
-/* a generation of the cache */
-typedef struct Attachments
-{
-	MemoryContext context;
-	List	   *list;			/* of CqrsAttachment, by relid */
-} Attachments;
-
-static Attachments *attachments = NULL;
-static Oid	attachments_relid = InvalidOid;
-static bool attachments_stale = true;
-static List *retired = NIL;		/* memory contexts, to free at transaction end */
-
-static Attachments *attachments_current(void);
-static void attachments_relcache_callback(Datum arg, Oid relid);
+static bool attachments_concern(const List *rows, Oid relid);
 static void attachments_syscache_callback(Datum arg, int cacheid, uint32 hashvalue);
-static void attachments_xact_callback(XactEvent event, void *arg);
-static bool attachments_add_row(TupleTableSlot *slot, void *arg);
+static void *attachments_load_row(TupleTableSlot *slot);
 static Oid	table_owner(Oid relid);
 static void refuse_table(Oid relid, const char *detail, const char *hint);
 static void add_trigger(Oid relid, const char *name, bool row, char fires_when);
 static void drop_trigger(Oid relid, const char *name);
 
+/* of CqrsAttachment, by relid */
+static CqrsTableCache attachments = {
+	.relname = "attachment",
+	.query = {
+		.sql = "SELECT relation::oid, source, format, mapping, owner::oid, settings"
+		" FROM cqrs.attachment ORDER BY relation::oid",
+		.flags = CQRS_QUERY_LATEST
+	},
+	.load = attachments_load_row,
+	.concerns = attachments_concern
+};
+
 /* Called once per process, from _PG_init. */
 void
 cqrs_attachment_init(void)
 {
-	CacheRegisterRelcacheCallback(attachments_relcache_callback, (Datum) 0);
+	cqrs_table_cache_init(&attachments);
 	CacheRegisterSyscacheCallback(PROCOID, attachments_syscache_callback, (Datum) 0);
 	CacheRegisterSyscacheCallback(TYPEOID, attachments_syscache_callback, (Datum) 0);
-	RegisterXactCallback(attachments_xact_callback, NULL);
 }
 
 /* A row of cqrs.attachment was changed by the current statement: tell all processes. */
 void
 cqrs_attachment_changed(void)
 {
-	CacheInvalidateRelcacheByRelid(cqrs_query_relation("attachment", false));
+	cqrs_table_cache_changed(&attachments);
 }
 
 /* Does the trigger fire that tells of changes, whoever makes them? */
@@ -109,7 +104,7 @@ cqrs_attachment_watch(void)
 List *
 cqrs_attachment_list(void)
 {
-	return attachments_current()->list;
+	return cqrs_table_cache_rows(&attachments);
 }
 
 /* A table's attachment; NULL where it is not attached. */
@@ -307,95 +302,31 @@ cqrs_attachment_prune(void)
 
 /* ----------------------------------------------------------------- cache */
 
-static Attachments *
-attachments_current(void)
-{
-	static CqrsQuery query = {
-		.sql = "SELECT relation::oid, source, format, mapping, owner::oid, settings"
-		" FROM cqrs.attachment ORDER BY relation::oid",
-		.flags = CQRS_QUERY_LATEST
-	};
-	MemoryContext context;
-	Attachments *fresh;
-
-	if (attachments != NULL && !attachments_stale)
-		return attachments;
-
-	context = AllocSetContextCreate(TopMemoryContext, "cqrs_views attachments",
-									ALLOCSET_SMALL_SIZES);
-	fresh = MemoryContextAllocZero(context, sizeof(Attachments));
-	fresh->context = context;
-
-	/* before reading: what changes while we read makes the result stale again */
-	attachments_relid = cqrs_query_relation("attachment", false);
-	attachments_stale = false;
-	PG_TRY();
-	{
-		cqrs_query_run(&query, NULL, NULL, attachments_add_row, fresh);
-	}
-	PG_CATCH();
-	{
-		attachments_stale = true;
-		MemoryContextDelete(context);
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
-
-	if (attachments != NULL)
-	{
-		MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
-
-		retired = lappend(retired, attachments->context);
-		MemoryContextSwitchTo(old);
-	}
-	attachments = fresh;
-	return attachments;
-}
-
-static void
-attachments_relcache_callback(Datum arg, Oid relid)
+static bool
+attachments_concern(const List *rows, Oid relid)
 {
 	ListCell   *lc;
 
-	if (!OidIsValid(relid) || relid == attachments_relid)
-		attachments_stale = true;
-	if (attachments == NULL || attachments_stale)
-		return;
-	foreach(lc, attachments->list)
+	foreach(lc, rows)
 		if (((CqrsAttachment *) lfirst(lc))->relid == relid)
-			attachments_stale = true;
+			return true;
+	return false;
 }
 
 static void
 attachments_syscache_callback(Datum arg, int cacheid, uint32 hashvalue)
 {
-	if (attachments != NULL && attachments->list != NIL)
-		attachments_stale = true;
+	if (attachments.rows != NIL)
+		cqrs_table_cache_expire(&attachments);
 }
 
-static void
-attachments_xact_callback(XactEvent event, void *arg)
+static void *
+attachments_load_row(TupleTableSlot *slot)
 {
-	ListCell   *lc;
-
-	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT &&
-		event != XACT_EVENT_PREPARE)
-		return;
-	foreach(lc, retired)
-		MemoryContextDelete(lfirst(lc));
-	list_free(retired);
-	retired = NIL;
-}
-
-static bool
-attachments_add_row(TupleTableSlot *slot, void *arg)
-{
-	Attachments *fresh = (Attachments *) arg;
-	MemoryContext old = MemoryContextSwitchTo(fresh->context);
 	CqrsAttachment *attachment = palloc0(sizeof(CqrsAttachment));
 
 	slot_getallattrs(slot);
-	attachment->context = fresh->context;
+	attachment->context = CurrentMemoryContext;
 	attachment->relid = DatumGetObjectId(slot->tts_values[0]);
 	attachment->relname = get_rel_name(attachment->relid);
 	attachment->source = TextDatumGetCString(slot->tts_values[1]);
@@ -404,9 +335,7 @@ attachments_add_row(TupleTableSlot *slot, void *arg)
 		attachment->mapping = DatumGetJsonbPCopy(slot->tts_values[3]);
 	attachment->owner = DatumGetObjectId(slot->tts_values[4]);
 	cqrs_settings_load(&attachment->settings, slot->tts_values[5]);
-	fresh->list = lappend(fresh->list, attachment);
-	MemoryContextSwitchTo(old);
-	return true;
+	return attachment;
 }
 
 /* --------------------------------------------------------------- helpers */

@@ -3,31 +3,23 @@
  *		The table cqrs.registry: registered projections, their definition and
  *		state.
  *
- * All rows are cached in this process. Every change sends, by a trigger, a
- * relcache invalidation for the table, so a cache is right from the
- * next lock on that its process takes; whoever holds a projection's lock (see
- * checkpoint.c) and has asked for the projection after that has its current
- * state. Rows are read under a snapshot of their own: an inline trigger under
- * repeatable read must know today's projections, too.
+ * All rows are cached in this process, see table_cache.c: whoever holds a
+ * projection's lock (see checkpoint.c) and has asked for the projection after that
+ * has its current state.
  *
  * An inline projection that was running when it was dumped is switching after the
  * restore: in the new database, publishers don't apply its events. Its row says in
  * which incarnation they did, so there is no moment in which anybody could take it
  * for one that they look after.
- *
- * A cache that became stale is not freed before the transaction ends, since
- * code further up the stack may be using it.
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "catalog/pg_authid.h"
 #include "catalog/pg_type.h"
 #include "commands/async.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/inval.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -36,6 +28,7 @@
 #include "era.h"
 #include "projection.h"
 #include "query.h"
+#include "table_cache.h"
 
 static const char *const mode_names[] = {"async", "inline"};
 static const char *const state_names[] = {
@@ -43,22 +36,7 @@ static const char *const state_names[] = {
 };
 static const char *const notify_names[] = {"keys", "batch", "none"};
 
-/* a generation of the cache */
-typedef struct Registry
-{
-	MemoryContext context;
-	List	   *projections;	/* of CqrsProjection, by id */
-} Registry;
-
-static Registry *registry = NULL;
-static Oid	registry_relid = InvalidOid;
-static bool registry_stale = true;
-static List *retired = NIL;		/* memory contexts, to free at transaction end */
-
-static Registry *registry_current(void);
-static void registry_relcache_callback(Datum arg, Oid relid);
-static void registry_xact_callback(XactEvent event, void *arg);
-static bool registry_add_row(TupleTableSlot *slot, void *arg);
+static void *registry_load_row(TupleTableSlot *slot);
 static void tables_load(CqrsProjection *projection, TupleTableSlot *slot);
 static void filter_load(CqrsFilter *filter, TupleTableSlot *slot, int column);
 static bool filter_matches(const CqrsFilter *filter, const CqrsEvent *event, TupleDesc desc,
@@ -67,30 +45,40 @@ static int	name_lookup(const char *what, const char *value, const char *const *n
 static char *slot_text(TupleTableSlot *slot, int column);
 static TimestampTz slot_timestamp(TupleTableSlot *slot, int column);
 
+/* of CqrsProjection, by id */
+static CqrsTableCache registry = {
+	.relname = "registry",
+	.query = {
+		.sql = "SELECT id, name, owner, kind, handler, read_tables, mode, event_types,"
+		" aggregate_types, sources, key, query, on_error, notify, batch_size,"
+		" settings, state, rebuild_started_at,"
+		" retries, next_retry_at, last_error, last_error_at, state_table,"
+		" parked, parked_retry_at, inline_in, inline_in = " CQRS_ERA_INCARNATION
+		" FROM cqrs.registry ORDER BY id",
+		.flags = CQRS_QUERY_LATEST
+	},
+	.load = registry_load_row
+};
+
 /* Called once per process, from _PG_init. */
 void
 cqrs_projection_init(void)
 {
-	CacheRegisterRelcacheCallback(registry_relcache_callback, (Datum) 0);
-	RegisterXactCallback(registry_xact_callback, NULL);
+	cqrs_table_cache_init(&registry);
 }
 
-/*
- * A row of the table was changed by the current statement: tell all processes,
- * when the transaction commits, and this one. Called by a trigger, so that no
- * way of changing it is missed, a restore included.
- */
+/* A row of cqrs.registry was changed by the current statement: tell all processes. */
 void
 cqrs_projection_changed(void)
 {
-	CacheInvalidateRelcacheByRelid(cqrs_query_relation("registry", false));
+	cqrs_table_cache_changed(&registry);
 }
 
 /* All projections of this database, ordered by id. */
 List *
 cqrs_projection_list(void)
 {
-	return registry_current()->projections;
+	return cqrs_table_cache_rows(&registry);
 }
 
 /* The projection of that name; throws, or returns NULL with missing_ok. */
@@ -256,88 +244,16 @@ cqrs_projection_notify_parse(const char *value)
 
 /* ----------------------------------------------------------------- cache */
 
-static Registry *
-registry_current(void)
+static void *
+registry_load_row(TupleTableSlot *slot)
 {
-	static CqrsQuery query = {
-		.sql = "SELECT id, name, owner, kind, handler, read_tables, mode, event_types,"
-		" aggregate_types, sources, key, query, on_error, notify, batch_size,"
-		" settings, state, rebuild_started_at,"
-		" retries, next_retry_at, last_error, last_error_at, state_table,"
-		" parked, parked_retry_at, inline_in, inline_in = " CQRS_ERA_INCARNATION
-		" FROM cqrs.registry ORDER BY id",
-		.flags = CQRS_QUERY_LATEST
-	};
-	MemoryContext context;
-	Registry   *fresh;
-
-	if (registry != NULL && !registry_stale)
-		return registry;
-
-	context = AllocSetContextCreate(TopMemoryContext, "cqrs_views registry",
-									ALLOCSET_SMALL_SIZES);
-	fresh = MemoryContextAllocZero(context, sizeof(Registry));
-	fresh->context = context;
-
-	/* before reading: what changes while we read makes the result stale again */
-	registry_relid = cqrs_query_relation("registry", false);
-	registry_stale = false;
-	PG_TRY();
-	{
-		cqrs_query_run(&query, NULL, NULL, registry_add_row, fresh);
-	}
-	PG_CATCH();
-	{
-		registry_stale = true;
-		MemoryContextDelete(context);
-		PG_RE_THROW();
-	}
-	PG_END_TRY();
-
-	if (registry != NULL)
-	{
-		MemoryContext old = MemoryContextSwitchTo(TopMemoryContext);
-
-		retired = lappend(retired, registry->context);
-		MemoryContextSwitchTo(old);
-	}
-	registry = fresh;
-	return registry;
-}
-
-static void
-registry_relcache_callback(Datum arg, Oid relid)
-{
-	if (!OidIsValid(relid) || relid == registry_relid)
-		registry_stale = true;
-}
-
-static void
-registry_xact_callback(XactEvent event, void *arg)
-{
-	ListCell   *lc;
-
-	if (event != XACT_EVENT_COMMIT && event != XACT_EVENT_ABORT &&
-		event != XACT_EVENT_PREPARE)
-		return;
-	foreach(lc, retired)
-		MemoryContextDelete(lfirst(lc));
-	list_free(retired);
-	retired = NIL;
-}
-
-static bool
-registry_add_row(TupleTableSlot *slot, void *arg)
-{
-	Registry   *fresh = (Registry *) arg;
-	MemoryContext old = MemoryContextSwitchTo(fresh->context);
 	CqrsProjection *projection = palloc0(sizeof(CqrsProjection));
 	bool		isnull;
 	int32		batch_size;
 	Datum		inline_in;
 
 	slot_getallattrs(slot);
-	projection->context = fresh->context;
+	projection->context = CurrentMemoryContext;
 	projection->id = DatumGetInt32(slot->tts_values[0]);
 	projection->name = *DatumGetName(slot->tts_values[1]);
 	projection->owner = DatumGetObjectId(slot->tts_values[2]);
@@ -371,10 +287,7 @@ registry_add_row(TupleTableSlot *slot, void *arg)
 	projection->last_error_at = slot_timestamp(slot, 22);
 	projection->parked = DatumGetBool(slot_getattr(slot, 24, &isnull));
 	projection->parked_retry_at = slot_timestamp(slot, 25);
-
-	fresh->projections = lappend(fresh->projections, projection);
-	MemoryContextSwitchTo(old);
-	return true;
+	return projection;
 }
 
 static void
