@@ -17,20 +17,14 @@
  */
 #include "postgres.h"
 
-#include "access/table.h"
-#include "access/xact.h"
 #include "catalog/catalog.h"
-#include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
-#include "catalog/pg_extension.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
-#include "commands/extension.h"
 #include "commands/trigger.h"
 #include "miscadmin.h"
-#include "nodes/makefuncs.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -50,10 +44,8 @@
 static bool attachments_concern(const List *rows, Oid relid);
 static void attachments_syscache_callback(Datum arg, int cacheid, uint32 hashvalue);
 static void *attachments_load_row(TupleTableSlot *slot);
-static Oid	table_owner(Oid relid);
 static void refuse_table(Oid relid, const char *detail, const char *hint);
 static void add_trigger(Oid relid, const char *name, bool row, char fires_when);
-static void drop_trigger(Oid relid, const char *name);
 
 /* of CqrsAttachment, by relid */
 static CqrsTableCache attachments = {
@@ -173,7 +165,7 @@ cqrs_attachment_check_table(Oid relid, Oid role)
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be owner of table \"%s\"", get_rel_name(relid)),
 				 errhint("SET ROLE %s;",
-						 quote_identifier(GetUserNameFromId(table_owner(relid), false)))));
+						 quote_identifier(GetUserNameFromId(cqrs_query_table_owner(relid), false)))));
 }
 
 /*
@@ -189,12 +181,12 @@ cqrs_attachment_verify(const CqrsAttachment *attachment)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("attached table with OID %u does not exist", attachment->relid)));
-	if (table_owner(attachment->relid) != attachment->owner)
+	if (cqrs_query_table_owner(attachment->relid) != attachment->owner)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("attached table \"%s\" has another owner now", relname),
 				 errdetail("Its mapping would run as \"%s\", who did not write it.",
-						   GetUserNameFromId(table_owner(attachment->relid), false)),
+						   GetUserNameFromId(cqrs_query_table_owner(attachment->relid), false)),
 				 errhint("Detach it, and attach it again: SELECT cqrs.detach_outbox(%s);",
 						 quote_literal_cstr(quote_qualified_identifier(get_namespace_name(get_rel_namespace(attachment->relid)),
 																	   relname)))));
@@ -216,12 +208,13 @@ cqrs_attachment_insert(Oid relid, const char *source, const char *format, Jsonb 
 	};
 	Datum		args[6] = {
 		ObjectIdGetDatum(relid), CStringGetTextDatum(source), CStringGetTextDatum(format),
-		JsonbPGetDatum(mapping), ObjectIdGetDatum(table_owner(relid)), cqrs_settings_save()
+		JsonbPGetDatum(mapping), ObjectIdGetDatum(cqrs_query_table_owner(relid)),
+		cqrs_settings_save()
 	};
 
 	cqrs_query_run(&query, args, mapping == NULL ? "   n  " : NULL, NULL, NULL);
-	drop_trigger(relid, CQRS_ATTACHMENT_TRIGGER);
-	drop_trigger(relid, ROW_TRIGGER);
+	cqrs_trigger_drop(relid, CQRS_ATTACHMENT_TRIGGER);
+	cqrs_trigger_drop(relid, ROW_TRIGGER);
 	add_trigger(relid, CQRS_ATTACHMENT_TRIGGER, false, TRIGGER_FIRES_ALWAYS);
 	add_trigger(relid, ROW_TRIGGER, true, TRIGGER_FIRES_ON_REPLICA);
 }
@@ -238,8 +231,8 @@ cqrs_attachment_delete(Oid relid)
 	Datum		arg = ObjectIdGetDatum(relid);
 
 	cqrs_query_run(&query, &arg, NULL, NULL, NULL);
-	drop_trigger(relid, CQRS_ATTACHMENT_TRIGGER);
-	drop_trigger(relid, ROW_TRIGGER);
+	cqrs_trigger_drop(relid, CQRS_ATTACHMENT_TRIGGER);
+	cqrs_trigger_drop(relid, ROW_TRIGGER);
 }
 
 /* Throw where the trigger for statements is not going to be fired in a replica. */
@@ -340,19 +333,6 @@ attachments_load_row(TupleTableSlot *slot)
 
 /* --------------------------------------------------------------- helpers */
 
-static Oid
-table_owner(Oid relid)
-{
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-	Oid			owner;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for relation %u", relid);
-	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	ReleaseSysCache(tuple);
-	return owner;
-}
-
 static void
 refuse_table(Oid relid, const char *detail, const char *hint)
 {
@@ -370,44 +350,15 @@ add_trigger(Oid relid, const char *name, bool row, char fires_when)
 {
 	CreateTrigStmt *stmt = makeNode(CreateTrigStmt);
 	TriggerTransition *transition = makeNode(TriggerTransition);
-	CqrsUserContext user;
-	ObjectAddress trigger;
-	ObjectAddress extension;
 
 	transition->name = "received";
 	transition->isNew = true;
 	transition->isTable = true;
 	stmt->trigname = pstrdup(name);
-	stmt->relation = makeRangeVar(get_namespace_name(get_rel_namespace(relid)),
-								  get_rel_name(relid), -1);
 	stmt->funcname = list_make2(makeString("cqrs"), makeString("receive"));
 	stmt->row = row;
 	stmt->timing = TRIGGER_TYPE_AFTER;
 	stmt->events = TRIGGER_TYPE_INSERT;
 	stmt->transitionRels = list_make1(transition);
-
-	/* the function is ours alone */
-	cqrs_query_enter_owner(&user);
-	trigger = CreateTriggerFiringOn(stmt, NULL, relid, InvalidOid, InvalidOid, InvalidOid,
-									InvalidOid, InvalidOid, NULL, false, false, fires_when);
-	cqrs_query_leave_user(&user);
-
-	ObjectAddressSet(extension, ExtensionRelationId,
-					 get_extension_oid("cqrs_views", false));
-	recordDependencyOn(&trigger, &extension, DEPENDENCY_AUTO_EXTENSION);
-	CommandCounterIncrement();
-}
-
-/* Nothing happens where there is none. */
-static void
-drop_trigger(Oid relid, const char *name)
-{
-	Oid			trigger = get_trigger_oid(relid, name, true);
-	ObjectAddress address;
-
-	if (!OidIsValid(trigger))
-		return;
-	ObjectAddressSet(address, TriggerRelationId, trigger);
-	performDeletion(&address, DROP_RESTRICT, PERFORM_DELETION_INTERNAL);
-	CommandCounterIncrement();
+	cqrs_trigger_create(stmt, relid, fires_when);
 }

@@ -346,6 +346,20 @@ cqrs_query_relation(const char *relname, bool missing_ok)
 	return relid;
 }
 
+/* The role that owns a table, anybody's, that exists. */
+Oid
+cqrs_query_table_owner(Oid relid)
+{
+	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
+	Oid			owner;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for relation %u", relid);
+	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
+	ReleaseSysCache(tuple);
+	return owner;
+}
+
 /*
  * Keep the extension from being dropped until the end of the transaction.
  * Returns false, without waiting, if somebody is about to drop or alter it. DROP
@@ -534,15 +548,7 @@ query_current(const char *name)
 static Oid
 query_owner(void)
 {
-	Oid			relid = cqrs_query_relation("registry", false);
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-	Oid			owner;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for relation %u", relid);
-	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	ReleaseSysCache(tuple);
-	return owner;
+	return cqrs_query_table_owner(cqrs_query_relation("registry", false));
 }
 
 /*

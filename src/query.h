@@ -84,6 +84,7 @@ extern void cqrs_query_leave_portable(int nest_level);
 
 extern void cqrs_query_init(void);
 extern Oid	cqrs_query_relation(const char *relname, bool missing_ok);
+extern Oid	cqrs_query_table_owner(Oid relid);
 extern bool cqrs_query_lock_extension(void);
 
 #endif							/* CQRS_QUERY_H */

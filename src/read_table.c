@@ -18,17 +18,14 @@
 #include "access/htup_details.h"
 #include "access/stratnum.h"
 #include "access/table.h"
-#include "access/xact.h"
 #include "catalog/catalog.h"
 #include "catalog/dependency.h"
 #include "catalog/namespace.h"
 #include "catalog/objectaddress.h"
 #include "catalog/pg_class.h"
-#include "catalog/pg_extension.h"
 #include "catalog/pg_inherits.h"
 #include "catalog/pg_subscription_rel.h"
 #include "catalog/pg_trigger.h"
-#include "commands/extension.h"
 #include "commands/tablecmds.h"
 #include "commands/trigger.h"
 #include "miscadmin.h"
@@ -43,7 +40,6 @@
 #include "utils/syscache.h"
 
 #include "compat.h"
-#include "query.h"
 #include "read_table.h"
 #include "trigger.h"
 
@@ -187,19 +183,8 @@ cqrs_read_table_guard(Oid relid)
 void
 cqrs_read_table_unguard(Oid relid)
 {
-	const char *const names[] = {CQRS_READ_TABLE_GUARD, ROW_GUARD};
-
-	for (int i = 0; i < lengthof(names); i++)
-	{
-		Oid			trigger = get_trigger_oid(relid, names[i], true);
-		ObjectAddress address;
-
-		if (!OidIsValid(trigger))
-			continue;
-		ObjectAddressSet(address, TriggerRelationId, trigger);
-		performDeletion(&address, DROP_RESTRICT, PERFORM_DELETION_INTERNAL);
-		CommandCounterIncrement();
-	}
+	cqrs_trigger_drop(relid, CQRS_READ_TABLE_GUARD);
+	cqrs_trigger_drop(relid, ROW_GUARD);
 }
 
 /* Is the table there, with the write guard on it? */
@@ -414,26 +399,11 @@ static void
 read_table_add_trigger(Oid relid, const char *name, bool row, int16 events, char fires_when)
 {
 	CreateTrigStmt *stmt = makeNode(CreateTrigStmt);
-	CqrsUserContext user;
-	ObjectAddress trigger;
-	ObjectAddress extension;
 
 	stmt->trigname = pstrdup(name);
-	stmt->relation = makeRangeVar(get_namespace_name(get_rel_namespace(relid)),
-								  get_rel_name(relid), -1);
 	stmt->funcname = list_make2(makeString("cqrs"), makeString("guard_read_table"));
 	stmt->row = row;
 	stmt->timing = row ? TRIGGER_TYPE_AFTER : TRIGGER_TYPE_BEFORE;
 	stmt->events = events;
-
-	/* the function is ours alone, so that nobody guards what is not a read table */
-	cqrs_query_enter_owner(&user);
-	trigger = CreateTriggerFiringOn(stmt, NULL, relid, InvalidOid, InvalidOid, InvalidOid,
-									InvalidOid, InvalidOid, NULL, false, false, fires_when);
-	cqrs_query_leave_user(&user);
-
-	ObjectAddressSet(extension, ExtensionRelationId,
-					 get_extension_oid("cqrs_views", false));
-	recordDependencyOn(&trigger, &extension, DEPENDENCY_AUTO_EXTENSION);
-	CommandCounterIncrement();
+	cqrs_trigger_create(stmt, relid, fires_when);
 }
