@@ -121,6 +121,7 @@ static void worker_loop(void);
 static void worker_rest(TimestampTz since, int64 rest);
 static PassOutcome worker_pass(void);
 static int	worker_choose(CqrsMember *members, CqrsProjection **projections, int *round);
+static int	worker_round(int nquick, int share, int nalone);
 static int	worker_share(int n);
 static CqrsMember worker_member(const CqrsProjection *projection);
 static void worker_collect(PassOutcome *outcome, const CqrsMember *members, int nmembers,
@@ -359,20 +360,17 @@ worker_choose(CqrsMember *members, CqrsProjection **projections, int *round)
 			quick = lappend(quick, projection);
 	}
 	mate_useful = list_length(quick) + list_length(alone) > 1;
+	share = worker_share(list_length(quick));
+	*round = worker_round(list_length(quick), share, list_length(alone));
 
 	pass_turn++;
 	if (alone != NIL && (quick == NIL || pass_turn % 2 == 0))
 	{
-		*round = list_length(alone) * (quick == NIL ? 1 : 2);
 		projections[0] = list_nth(alone, (quick == NIL ? pass_turn : pass_turn / 2) % list_length(alone));
 		members[0] = worker_member(projections[0]);
 		return 1;
 	}
 
-	share = worker_share(list_length(quick));
-	*round = share == 0 ? 1 : (list_length(quick) + share - 1) / share;
-	if (alone != NIL)
-		*round = 2 * Max(*round, list_length(alone));
 	for (int i = 0; i < share; i++)
 	{
 		projections[i] = list_nth(quick, (start_turn + i) % list_length(quick));
@@ -381,6 +379,20 @@ worker_choose(CqrsMember *members, CqrsProjection **projections, int *round)
 	if (share < list_length(quick))
 		start_turn += share;
 	return share;
+}
+
+/*
+ * How many passes does it take until all have had a turn: nquick projections, a
+ * share of them at once, and nalone? Where there are both kinds, they alternate.
+ */
+static int
+worker_round(int nquick, int share, int nalone)
+{
+	int			shares = nquick == 0 ? 0 : (nquick + share - 1) / share;
+
+	if (shares == 0 || nalone == 0)
+		return Max(shares + nalone, 1);
+	return 2 * Max(shares, nalone);
 }
 
 /* How many of n projections does one of the database's workers take at once? */

@@ -153,5 +153,26 @@ $locker->query_safe('COMMIT');
 handled_once($node, 'two', 'locked', 'after the lock');
 $locker->quit;
 
+# --- more projections than a pass takes
+
+# A worker must not go to sleep before it has looked at all of them, whichever it looks at first: those that it knows to be
+# quick, a share at a time, or one that is new. Nothing is written meanwhile, so that no poll would find the rest.
+set('cqrs_views.max_workers', 1);
+create_database($node, 'many');
+publish($node, 'many', 1);
+$node->safe_psql('many', join ';', map { "SELECT cqrs.create_view('v$_', 'SELECT event_type, count(*) FROM events GROUP BY 1')" } 1 .. 100);
+create_log_projection($node, 'many', 'small', kind => 'batch', arguments => 'batch_size => 3');
+my $pending = "SELECT count(*) = 0 FROM cqrs.projection_status WHERE state = 'running' AND events_pending > 0";
+foreach my $round (1 .. 3)
+{
+	$node->safe_psql('many', "SELECT cqrs.pause_projection('small')");
+	publish($node, 'many', 60);
+	poll_ok($node, 'many', $pending, "round $round: all others have caught up");
+	$node->safe_psql('many', "SELECT cqrs.create_view('new$round', 'SELECT event_type FROM events', start_at => 'now')");
+	$node->safe_psql('many', "SELECT cqrs.resume_projection('small')");
+	is($node->safe_psql('many', "SELECT cqrs.wait_for('small', '10 seconds')"), 't', "round $round: one of many with a backlog goes on");
+}
+handled_once($node, 'many', 'small', 'one of many');
+
 $node->stop;
 done_testing();
