@@ -53,6 +53,7 @@ cqrs_apply_select(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *app
 	applied->keys = NULL;
 	applied->nkeys = 0;
 	applied->hashes = NULL;
+	applied->untold = false;
 	for (int i = 0; i < batch->nevents; i++)
 		if (cqrs_projection_wants(projection, &batch->events[i], batch->desc))
 			applied->events[applied->nevents++] = &batch->events[i];
@@ -117,7 +118,8 @@ cqrs_apply_run(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applie
 		.batch = batch,
 		.events = applied->events,
 		.nevents = applied->nevents,
-		.range = applied->range
+		.range = applied->range,
+		.tell = projection->notify == CQRS_NOTIFY_KEYS && !applied->untold
 	};
 	ErrorContextCallback callback = {
 		.previous = error_context_stack,
@@ -129,7 +131,7 @@ cqrs_apply_run(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applie
 		return;
 	if (applied->keys == NULL &&
 		((call_handler && kind->needs_keys) ||
-		 (projection->notify == CQRS_NOTIFY_KEYS && !(call_handler && kind->tells_keys))))
+		 (call.tell && !(call_handler && kind->tells_keys))))
 		cqrs_apply_compute_keys(projection, batch, applied);
 	if (!call_handler)
 		return;
@@ -144,7 +146,8 @@ cqrs_apply_run(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applie
 	apply_check_owner(projection);
 	cqrs_outbox_check_rights(projection->owner, false);
 	old = MemoryContextSwitchTo(batch->context);
-	cqrs_query_enter_user(&user, projection->owner, &projection->settings);
+	cqrs_query_enter_user(&user, projection->owner,
+						  kind->puts_settings ? NULL : &projection->settings);
 	writers = cqrs_read_table_open(projection->tables, projection->ntables);
 	depth++;
 	PG_TRY();

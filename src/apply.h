@@ -20,6 +20,7 @@ typedef struct CqrsApplied
 	text	  **keys;			/* or what changed; NULL where not computed */
 	int			nkeys;
 	uint64	   *hashes;			/* of the keys, where their texts don't tell; or NULL */
+	bool		untold;			/* nobody is to be told from here what changed */
 } CqrsApplied;
 
 extern void cqrs_apply_select(CqrsProjection *projection, CqrsBatch *batch,

@@ -68,6 +68,13 @@
 #define CQRS_COMPAT_TIMEOUTS_OFF
 #endif
 
+/* 18 no longer asks whether it is the only run */
+#if PG_VERSION_NUM >= 180000
+#define cqrs_compat_executor_run(desc) ExecutorRun(desc, ForwardScanDirection, 0)
+#else
+#define cqrs_compat_executor_run(desc) ExecutorRun(desc, ForwardScanDirection, 0, true)
+#endif
+
 /* 18 has the grouping expressions in a range table entry of their own */
 #if PG_VERSION_NUM >= 180000
 #define cqrs_compat_flatten_group(query) \

@@ -19,6 +19,7 @@ typedef struct CqrsHandlerCall
 {
 	CqrsProjection *projection;
 	Oid			function;		/* InvalidOid for a view */
+	bool		tell;			/* does somebody want to be told what changed? */
 	const CqrsBatch *batch;		/* its context is for what is as large */
 	CqrsEvent **events;			/* in position order */
 	int			nevents;		/* at least 1, */
@@ -40,6 +41,7 @@ typedef struct CqrsHandlerKind
 	bool		handles_large_batches;	/* the larger, the better? */
 	bool		reads_ranges;	/* can apply read events by itself? */
 	bool		merges_rows;	/* is one event, unless there is a state table, one upsert? */
+	bool		puts_settings;	/* does apply put the projection's settings in force by itself? */
 
 	/* does the signature say so? NULL for the kind without a function */
 	bool		(*matches) (Oid function);

@@ -24,6 +24,7 @@
 #include "outbox_range.h"
 #include "query.h"
 #include "read_table.h"
+#include "steady.h"
 #include "view.h"
 #include "view_depend.h"
 #include "view_sql.h"
@@ -133,6 +134,7 @@ const CqrsHandlerKind cqrs_handler_view_kind = {
 	.handles_large_batches = true,
 	.reads_ranges = true,
 	.merges_rows = true,
+	.puts_settings = true,
 	.apply = handler_view_apply,
 	.begin = handler_view_begin,
 	.restored = handler_view_restored,
@@ -152,11 +154,12 @@ cqrs_handler_view_init(void)
 	CacheRegisterSyscacheCallback(TYPEOID, view_type_callback, (Datum) 0);
 }
 
+/* What needs the projection's settings puts them in force: see steady.c. */
 static void
 handler_view_apply(CqrsHandlerCall *call)
 {
 	Maintained *maintained = view_get(call->projection);
-	bool		tell = call->projection->notify == CQRS_NOTIFY_KEYS && maintained->view->shows_key;
+	bool		tell = call->tell && maintained->view->shows_key;
 	MemoryContext old = MemoryContextSwitchTo(call->batch->context);
 	Keys		keys = {.context = call->batch->context,.capacity = 64};
 	CqrsRowFn	row_fn;
@@ -166,12 +169,16 @@ handler_view_apply(CqrsHandlerCall *call)
 	keys.kept = maintained->view->nkept > 0;
 	row_fn = tell || keys.kept ? view_collect_key : NULL;
 	cqrs_handler_blame_events();
-	if (call->range != NULL)
-		view_apply_range(maintained, call, tell, row_fn, &keys);
-	else if (call->nevents == 1)
+	if (call->nevents == 1)
 		view_apply_one(maintained, call, tell, row_fn, &keys);
 	else
-		view_apply_batch(maintained, call, tell, row_fn, &keys);
+	{
+		cqrs_query_put_settings(&call->projection->settings);
+		if (call->range != NULL)
+			view_apply_range(maintained, call, tell, row_fn, &keys);
+		else
+			view_apply_batch(maintained, call, tell, row_fn, &keys);
+	}
 	if (tell && keys.bytes <= MAX_KEY_BYTES)
 	{
 		call->keys = keys.keys;
@@ -211,6 +218,11 @@ view_apply_one(Maintained *maintained, CqrsHandlerCall *call, bool tell, CqrsRow
 	bool		isnull[CQRS_EVENT_NCOLUMNS];
 	char		nulls[NEVENT_ARGS];
 	CqrsEvent  *event = call->events[0];
+	CqrsQuery  *query = tell ? &maintained->apply_telling[0] : &maintained->apply[0];
+	bool		steady = cqrs_steady_lock(query);
+
+	if (!steady)
+		cqrs_query_put_settings(&call->projection->settings);
 
 	/* to ask first is cheaper than a statement that does nothing */
 	if (handler_view_narrow(call->projection, &event, 1, call->batch->desc) == 0)
@@ -222,8 +234,10 @@ view_apply_one(Maintained *maintained, CqrsHandlerCall *call, bool tell, CqrsRow
 	for (int i = 0; i < CQRS_EVENT_NCOLUMNS; i++)
 		if (isnull[i])
 			nulls[2 + i] = 'n';
-	cqrs_query_run(tell ? &maintained->apply_telling[0] : &maintained->apply[0], args, nulls,
-				   row_fn, keys);
+	if (steady)
+		cqrs_steady_run(query, args, nulls, row_fn, keys);
+	else
+		cqrs_query_run(query, args, nulls, row_fn, keys);
 }
 
 /* Have the statement find the events in the outbox. */
@@ -366,6 +380,7 @@ view_get(const CqrsProjection *projection)
 		view_forget(maintained);
 	if (!found || maintained->context == NULL)
 	{
+		cqrs_query_put_settings(&projection->settings);
 		if (!found)
 			views_sweep();
 		memset(&maintained->valid, 0, sizeof(Maintained) - offsetof(Maintained, valid));
@@ -374,6 +389,7 @@ view_get(const CqrsProjection *projection)
 	}
 	if (maintained->checked != changes)
 	{
+		cqrs_query_put_settings(&projection->settings);
 		cqrs_view_check_owners(maintained->view);
 
 		/* a name may mean another function by now, or none */

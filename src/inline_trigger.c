@@ -266,12 +266,11 @@ inline_apply_chunk(CqrsProjection *projection, CqrsBatch *batch, bool only_chunk
 			inline_check_snapshot(projection, &applied);
 		cqrs_park_hold_back(projection, batch, &applied);
 	}
-	cqrs_apply_run(projection, batch, &applied, true);
-	if (applied.nevents == 0)
-		return;
 
-	/* where there are workers, one of them does that after commit */
-	if (!cqrs_outbox_has_waker())
+	/* where there are workers, one of them tells after commit */
+	applied.untold = cqrs_outbox_has_waker();
+	cqrs_apply_run(projection, batch, &applied, true);
+	if (applied.nevents > 0 && !applied.untold)
 		cqrs_notify_send(projection, applied.events[applied.nevents - 1]->position,
 						 applied.nevents, applied.keys, applied.nkeys);
 }

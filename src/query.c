@@ -45,14 +45,6 @@
 #define OUR_EXTENSION "cqrs_views"
 #define OUR_SEARCH_PATH "pg_catalog, pg_temp"
 
-/* hands each row of a statement to a CqrsRowFn */
-typedef struct RowReceiver
-{
-	DestReceiver pub;
-	CqrsRowFn	row_fn;
-	void	   *arg;
-} RowReceiver;
-
 /* a table of the extension's that was looked up before */
 typedef struct KnownRelation
 {
@@ -70,7 +62,6 @@ static uint64 catalog_changes = 0;
 static void query_catalog_callback(Datum arg, int cacheid, uint32 hashvalue);
 static void query_prepare(CqrsQuery *query);
 static int	query_settings(const CqrsQuery *query, bool shape);
-static ParamListInfo query_params(const CqrsQuery *query, const Datum *args, const char *nulls);
 static bool query_must_shape(const CqrsQuery *query);
 static void query_note_plan(CqrsQuery *query, bool shaped);
 static void query_register(const CqrsRows *rows);
@@ -115,17 +106,7 @@ uint64
 cqrs_query_run_on(CqrsQuery *query, const CqrsRows *rows, Datum *args,
 				  const char *nulls, CqrsRowFn row_fn, void *arg)
 {
-	RowReceiver receiver = {
-		.pub = {
-			.receiveSlot = row_receive,
-			.rStartup = row_startup,
-			.rShutdown = row_shutdown,
-			.rDestroy = row_shutdown,
-			.mydest = DestNone
-		},
-		.row_fn = row_fn,
-		.arg = arg
-	};
+	CqrsReceiver receiver;
 	SPIExecuteOptions options = {0};
 	Oid			userid;
 	int			sec_context;
@@ -147,7 +128,8 @@ cqrs_query_run_on(CqrsQuery *query, const CqrsRows *rows, Datum *args,
 	if (query->plan == NULL)
 		query_prepare(query);
 
-	options.params = query_params(query, args, nulls);
+	cqrs_query_receiver(&receiver, row_fn, arg);
+	options.params = cqrs_query_params(query, args, nulls);
 	options.read_only = (query->flags & (CQRS_QUERY_ACTIVE | CQRS_QUERY_LATEST)) != 0;
 	options.dest = row_fn ? (DestReceiver *) &receiver : None_Receiver;
 
@@ -209,8 +191,8 @@ query_settings(const CqrsQuery *query, bool shape)
 }
 
 /* The arguments of a statement; NULL where it has none. */
-static ParamListInfo
-query_params(const CqrsQuery *query, const Datum *args, const char *nulls)
+ParamListInfo
+cqrs_query_params(const CqrsQuery *query, const Datum *args, const char *nulls)
 {
 	ParamListInfo params = NULL;
 
@@ -226,6 +208,24 @@ query_params(const CqrsQuery *query, const Datum *args, const char *nulls)
 		}
 	}
 	return params;
+}
+
+/* Make something to receive a statement's rows; row_fn is not NULL by then. */
+void
+cqrs_query_receiver(CqrsReceiver *receiver, CqrsRowFn row_fn, void *arg)
+{
+	*receiver = (CqrsReceiver)
+	{
+		.pub = {
+			.receiveSlot = row_receive,
+			.rStartup = row_startup,
+			.rShutdown = row_shutdown,
+			.rDestroy = row_shutdown,
+			.mydest = DestNone
+		},
+		.row_fn = row_fn,
+		.arg = arg
+	};
 }
 
 /* A CqrsRowFn that keeps the first column, a bigint or xid8, in the int64 at arg. */
@@ -263,15 +263,24 @@ cqrs_query_size_class(int64 nrows)
  * owner supplied: with the settings that the projection was created under, and
  * in a security-restricted operation. That forbids SET ROLE, temporary tables,
  * WITH HOLD cursors and deferred triggers, each of which would let the owner's
- * code run later, as somebody else; session.c sees to what else would.
+ * code run later, as somebody else; session.c sees to what else would. Where
+ * settings are NULL, the caller puts them in force before they can matter.
  */
 void
 cqrs_query_enter_user(CqrsUserContext *context, Oid userid, const CqrsSettings *settings)
 {
 	query_become(context, userid);
+	query_set_fixed();
+	if (settings != NULL)
+		cqrs_query_put_settings(settings);
+}
+
+/* Put settings in force, for who has become the owner without, until he leaves. */
+void
+cqrs_query_put_settings(const CqrsSettings *settings)
+{
 	for (int i = 0; i < settings->nsettings; i++)
 		query_set(settings->names[i], settings->values[i]);
-	query_set_fixed();
 }
 
 /*
@@ -578,7 +587,7 @@ query_schema(void)
 static bool
 row_receive(TupleTableSlot *slot, DestReceiver *self)
 {
-	RowReceiver *receiver = (RowReceiver *) self;
+	CqrsReceiver *receiver = (CqrsReceiver *) self;
 
 	return receiver->row_fn(slot, receiver->arg);
 }

@@ -41,6 +41,8 @@ typedef struct CqrsQuery
 	Oid			argtypes[CQRS_QUERY_MAX_ARGS];
 	SPIPlanPtr	plan;
 	int			planned;		/* the plan's generation that flags have shaped */
+	int			judged;			/* the generation that "steady" is of: see steady.c */
+	bool		steady;
 } CqrsQuery;
 
 /*
@@ -59,10 +61,21 @@ typedef struct CqrsRows
 	int64		nrows;
 } CqrsRows;
 
+/* hands each row of a statement to a CqrsRowFn */
+typedef struct CqrsReceiver
+{
+	DestReceiver pub;
+	CqrsRowFn	row_fn;
+	void	   *arg;
+} CqrsReceiver;
+
 extern uint64 cqrs_query_run(CqrsQuery *query, Datum *args, const char *nulls,
 							 CqrsRowFn row_fn, void *arg);
 extern uint64 cqrs_query_run_on(CqrsQuery *query, const CqrsRows *rows, Datum *args,
 								const char *nulls, CqrsRowFn row_fn, void *arg);
+extern ParamListInfo cqrs_query_params(const CqrsQuery *query, const Datum *args,
+									   const char *nulls);
+extern void cqrs_query_receiver(CqrsReceiver *receiver, CqrsRowFn row_fn, void *arg);
 extern bool cqrs_query_keep_bigint(TupleTableSlot *slot, void *arg);
 extern void cqrs_query_forget(CqrsQuery *query);
 extern int	cqrs_query_size_class(int64 nrows);
@@ -77,6 +90,7 @@ typedef struct CqrsUserContext
 
 extern void cqrs_query_enter_user(CqrsUserContext *context, Oid userid,
 								  const CqrsSettings *settings);
+extern void cqrs_query_put_settings(const CqrsSettings *settings);
 extern void cqrs_query_enter_owner(CqrsUserContext *context);
 extern void cqrs_query_leave_user(CqrsUserContext *context);
 extern int	cqrs_query_enter_portable(void);

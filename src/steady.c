@@ -1,0 +1,294 @@
+/*
+ * steady.c
+ *		Run a kept plan as it is, under whatever settings, where none can matter.
+ *
+ * An owner's code runs under the settings that it was registered with. Putting
+ * them in force and back, for a statement that changes one row, costs an eighth
+ * of what the statement does. But most such statements are steady: whatever they
+ * call is PostgreSQL's own and immutable, and their tables call nothing else when
+ * they are written to. So they mean the same under all settings, but for those
+ * that query.c gives fixed values.
+ *
+ * It is the plan that is steady, not the text: plancache would look up its names
+ * again where the search_path is another, and might find a publisher's operators.
+ * So the plan is run past plancache, and only as long as that holds it for valid.
+ * What makes a statement steady are definitions that a change of makes the plan
+ * invalid, so that is judged once for a plan.
+ */
+#include "postgres.h"
+
+#include "access/amapi.h"
+#include "access/genam.h"
+#include "access/table.h"
+#include "access/transam.h"
+#include "access/xact.h"
+#include "catalog/pg_proc.h"
+#include "commands/trigger.h"
+#include "executor/executor.h"
+#include "miscadmin.h"
+#include "nodes/nodeFuncs.h"
+#include "storage/lmgr.h"
+#include "utils/fmgroids.h"
+#include "utils/lsyscache.h"
+#include "utils/plancache.h"
+#include "utils/rel.h"
+#include "utils/relcache.h"
+#include "utils/snapmgr.h"
+
+#include "compat.h"
+#include "steady.h"
+
+static CachedPlanSource *steady_source(const CqrsQuery *query);
+static PlannedStmt *steady_plan(const CachedPlanSource *source);
+static bool steady_is_kept(const CqrsQuery *query, const CachedPlanSource *source);
+static bool steady_judge(const CachedPlanSource *source);
+static bool node_is_unsteady(Node *node, void *context);
+static bool query_is_unsteady(Query *query);
+static bool conflict_is_unsteady(OnConflictExpr *conflict);
+static bool function_is_unsteady(Oid function, void *context);
+static bool type_is_ours_to_judge(Oid type);
+static bool table_is_unsteady(Oid relid);
+static bool index_is_unsteady(Oid indexid);
+static void steady_error_callback(void *arg);
+
+/*
+ * Is the statement's plan there, valid, and steady? If so, its tables are locked
+ * until the end of the transaction, as for running it, which cqrs_steady_run may
+ * do next. The current user is the one that the plan was made as.
+ */
+bool
+cqrs_steady_lock(CqrsQuery *query)
+{
+	CachedPlanSource *source = steady_source(query);
+	ListCell   *lc;
+
+	if (source == NULL || !steady_is_kept(query, source) ||
+		(query->judged == source->generation && !query->steady))
+		return false;
+	foreach(lc, steady_plan(source)->rtable)
+	{
+		RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
+
+		if (rte->rtekind == RTE_RELATION)
+			LockRelationOid(rte->relid, rte->rellockmode);
+	}
+
+	/* to have the locks is to have heard of all that was done before */
+	if (!steady_is_kept(query, source))
+		return false;
+	if (query->judged != source->generation)
+	{
+		query->steady = steady_judge(source);
+		query->judged = source->generation;
+	}
+	return query->steady;
+}
+
+/*
+ * Run a statement whose tables cqrs_steady_lock has locked. Arguments as for
+ * cqrs_query_run, and the same for whoever looks on.
+ */
+void
+cqrs_steady_run(CqrsQuery *query, const Datum *args, const char *nulls, CqrsRowFn row_fn,
+				void *arg)
+{
+	CachedPlanSource *source = steady_source(query);
+	CqrsReceiver receiver;
+	QueryDesc  *desc;
+	ErrorContextCallback callback = {
+		.previous = error_context_stack,
+		.callback = steady_error_callback,
+		.arg = query
+	};
+
+	cqrs_query_receiver(&receiver, row_fn, arg);
+	error_context_stack = &callback;
+	PushActiveSnapshot(GetTransactionSnapshot());
+	CommandCounterIncrement();
+	UpdateActiveSnapshotCommandId();
+	desc = CreateQueryDesc(steady_plan(source), source->query_string, GetActiveSnapshot(),
+						   InvalidSnapshot,
+						   row_fn ? (DestReceiver *) &receiver : None_Receiver,
+						   cqrs_query_params(query, args, nulls), NULL, 0);
+	ExecutorStart(desc, 0);
+	cqrs_compat_executor_run(desc);
+	ExecutorFinish(desc);
+	ExecutorEnd(desc);
+	FreeQueryDesc(desc);
+	PopActiveSnapshot();
+	CommandCounterIncrement();
+	error_context_stack = callback.previous;
+}
+
+static CachedPlanSource *
+steady_source(const CqrsQuery *query)
+{
+	return query->plan == NULL ? NULL : linitial(SPI_plan_get_plan_sources(query->plan));
+}
+
+static PlannedStmt *
+steady_plan(const CachedPlanSource *source)
+{
+	return linitial_node(PlannedStmt, source->gplan->stmt_list);
+}
+
+/* Would plancache take the plan that is there, for what it knows and but for the search_path? */
+static bool
+steady_is_kept(const CqrsQuery *query, const CachedPlanSource *source)
+{
+	const CachedPlan *plan = source->gplan;
+
+	return source->is_valid && plan != NULL && plan->is_valid &&
+		source->generation == query->planned && plan->generation == source->generation &&
+		!TransactionIdIsValid(plan->saved_xmin) &&
+		(!plan->dependsOnRole || plan->planRoleId == GetUserId()) &&
+		list_length(plan->stmt_list) == 1;
+}
+
+static bool
+steady_judge(const CachedPlanSource *source)
+{
+	return !source->dependsOnRLS && !node_is_unsteady((Node *) source->query_list, NULL);
+}
+
+/*
+ * Can a setting matter to a part of an analysed statement? What is not known here
+ * can.
+ */
+static bool
+node_is_unsteady(Node *node, void *context)
+{
+	if (node == NULL)
+		return false;
+	switch (nodeTag(node))
+	{
+		case T_Query:
+			return query_is_unsteady((Query *) node);
+		case T_OnConflictExpr:
+			return conflict_is_unsteady((OnConflictExpr *) node);
+		case T_Var:
+		case T_Const:
+		case T_Param:
+		case T_RelabelType:
+		case T_MinMaxExpr:
+			if (!type_is_ours_to_judge(exprType(node)))
+				return true;
+			break;
+		case T_List:
+		case T_TargetEntry:
+		case T_FromExpr:
+		case T_JoinExpr:
+		case T_RangeTblRef:
+		case T_InferenceElem:
+		case T_CommonTableExpr:
+		case T_SortGroupClause:
+		case T_SubLink:
+		case T_FuncExpr:
+		case T_OpExpr:
+		case T_DistinctExpr:
+		case T_NullIfExpr:
+		case T_ScalarArrayOpExpr:
+		case T_BoolExpr:
+		case T_CoerceViaIO:
+		case T_CaseExpr:
+		case T_CaseWhen:
+		case T_CaseTestExpr:
+		case T_CoalesceExpr:
+		case T_NullTest:
+		case T_BooleanTest:
+		case T_Aggref:
+			break;
+		default:
+			return true;
+	}
+	return check_functions_in_node(node, function_is_unsteady, NULL) ||
+		expression_tree_walker(node, node_is_unsteady, NULL);
+}
+
+static bool
+query_is_unsteady(Query *query)
+{
+	ListCell   *lc;
+
+	if (query->commandType == CMD_UTILITY)
+		return true;
+	foreach(lc, query->rtable)
+	{
+		RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
+
+		if (rte->rtekind == RTE_RELATION && table_is_unsteady(rte->relid))
+			return true;
+	}
+	return query_tree_walker(query, node_is_unsteady, NULL, 0);
+}
+
+/* All but a list of what the proposed row has: as a whole, too, which nobody asks for. */
+static bool
+conflict_is_unsteady(OnConflictExpr *conflict)
+{
+	return node_is_unsteady((Node *) conflict->arbiterElems, NULL) ||
+		node_is_unsteady(conflict->arbiterWhere, NULL) ||
+		node_is_unsteady((Node *) conflict->onConflictSet, NULL) ||
+		node_is_unsteady(conflict->onConflictWhere, NULL);
+}
+
+/*
+ * Some that are called immutable do depend on a setting: how intervals are written,
+ * and what abbreviations of time zones mean.
+ */
+static bool
+function_is_unsteady(Oid function, void *context)
+{
+	return function >= FirstGenbkiObjectId ||
+		func_volatile(function) != PROVOLATILE_IMMUTABLE ||
+		function == F_INTERVAL_OUT ||
+		function == F_TIMEZONE_TEXT_TIMESTAMP || function == F_TIMEZONE_TEXT_TIMESTAMPTZ;
+}
+
+/* PostgreSQL's own; immutable functions of its own call those of others' types. */
+static bool
+type_is_ours_to_judge(Oid type)
+{
+	return type < FirstGenbkiObjectId && type != RECORDOID;
+}
+
+/* Does anything run when the table is written to that is not our write guard, and may depend on a setting? */
+static bool
+table_is_unsteady(Oid relid)
+{
+	Relation	rel = table_open(relid, NoLock);
+	TupleConstr *constr = RelationGetDescr(rel)->constr;
+	Oid			ours = get_rel_namespace(cqrs_query_relation("registry", false));
+	bool		result = constr != NULL && (constr->num_check > 0 || constr->has_generated_stored);
+	ListCell   *lc;
+
+	for (int i = 0; rel->trigdesc != NULL && i < rel->trigdesc->numtriggers; i++)
+		result |= get_func_namespace(rel->trigdesc->triggers[i].tgfoid) != ours;
+	foreach(lc, RelationGetIndexList(rel))
+		result |= index_is_unsteady(lfirst_oid(lc));
+	table_close(rel, NoLock);
+	return result;
+}
+
+static bool
+index_is_unsteady(Oid indexid)
+{
+	Relation	index = index_open(indexid, AccessShareLock);
+	int			nsupport = IndexRelationGetNumberOfKeyAttributes(index) * index->rd_indam->amsupport;
+	bool		result = index->rd_rel->relam >= FirstGenbkiObjectId ||
+		node_is_unsteady((Node *) RelationGetIndexExpressions(index), NULL) ||
+		node_is_unsteady((Node *) RelationGetIndexPredicate(index), NULL);
+
+	for (int i = 0; i < nsupport; i++)
+		result |= index->rd_support[i] >= FirstGenbkiObjectId;
+	for (int i = 0; i < IndexRelationGetNumberOfKeyAttributes(index); i++)
+		result |= !type_is_ours_to_judge(TupleDescAttr(RelationGetDescr(index), i)->atttypid);
+	index_close(index, AccessShareLock);
+	return result;
+}
+
+static void
+steady_error_callback(void *arg)
+{
+	errcontext("SQL statement \"%s\"", ((CqrsQuery *) arg)->sql);
+}

@@ -1,0 +1,14 @@
+/*
+ * steady.h
+ *		Run a kept plan as it is, under whatever settings, where none can matter.
+ */
+#ifndef CQRS_STEADY_H
+#define CQRS_STEADY_H
+
+#include "query.h"
+
+extern bool cqrs_steady_lock(CqrsQuery *query);
+extern void cqrs_steady_run(CqrsQuery *query, const Datum *args, const char *nulls,
+							CqrsRowFn row_fn, void *arg);
+
+#endif							/* CQRS_STEADY_H */
