@@ -202,7 +202,7 @@ sub run_phase
 	if ($phase eq 'end')
 	{
 		$switch->finish;
-		$node->safe_psql($database, "SELECT cqrs.resume_projection('paused')");
+		$node->safe_psql($database, "${read_committed}SELECT cqrs.resume_projection('paused')");
 		$late = $node->safe_psql($database, $read_committed . join '', map { waiting_for($_->[0]) } @projections)
 		  if $late eq '';
 		$stranger->query_safe('COMMIT');
