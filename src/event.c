@@ -55,13 +55,20 @@ static int	event_compare(const void *a, const void *b);
 Oid
 cqrs_event_type(void)
 {
-	Oid			nspid = get_rel_namespace(cqrs_query_relation("outbox", false));
-	Oid			typid = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid,
-										CStringGetDatum("event"), ObjectIdGetDatum(nspid));
+	static Oid	outbox = InvalidOid;
+	static Oid	event = InvalidOid;
+	Oid			relid = cqrs_query_relation("outbox", false);
 
-	if (!OidIsValid(typid))
-		elog(ERROR, "type cqrs.event does not exist");
-	return typid;
+	/* both go with the extension only, and a new one has a new outbox */
+	if (relid != outbox)
+	{
+		event = GetSysCacheOid2(TYPENAMENSP, Anum_pg_type_oid, CStringGetDatum("event"),
+								ObjectIdGetDatum(get_rel_namespace(relid)));
+		if (!OidIsValid(event))
+			elog(ERROR, "type cqrs.event does not exist");
+		outbox = relid;
+	}
+	return event;
 }
 
 /* The descriptor of cqrs.event: a copy in the current memory context. */

@@ -275,12 +275,16 @@ cqrs_query_enter_user(CqrsUserContext *context, Oid userid, const CqrsSettings *
 		cqrs_query_put_settings(settings);
 }
 
-/* Put settings in force, for who has become the owner without, until he leaves. */
+/*
+ * Put settings in force, for who has become the owner without, until he leaves;
+ * and of those with a fixed value the one that takes as long to look at.
+ */
 void
 cqrs_query_put_settings(const CqrsSettings *settings)
 {
 	for (int i = 0; i < settings->nsettings; i++)
 		query_set(settings->names[i], settings->values[i]);
+	query_set("timezone_abbreviations", "Default");
 }
 
 /*
@@ -514,7 +518,6 @@ query_set_fixed(void)
 		query_set("xmlbinary", "base64");
 	if (xmloption != XMLOPTION_CONTENT)
 		query_set("xmloption", "content");
-	query_set("timezone_abbreviations", "Default");
 }
 
 /*
