@@ -10,7 +10,7 @@ suite_hot() {
 	drain_figures
 
 	# What works in the publishers' transactions makes them wait for each other's commits, by hand or not.
-	peers_create plain row_trigger statement_trigger async inline loop pgq
+	peers_create plain row_trigger statement_trigger async async__apart inline loop pgq
 	seconds=$(size 3 1) repetitions=$(size 3 1) clients=8 commit=on keys=1
 	publish_part 1 "8 clients, single rows of one order"
 	keys=

@@ -15,7 +15,7 @@ emmett_version=0.42.0
 declare -A peer_meaning=(
 	[plain]="plain insert" [noop]="a row trigger that does nothing" [row_trigger]="row trigger"
 	[statement_trigger]="statement trigger" [async]="async view" [inline]="inline view"
-	[inline__quiet]="inline view without notifications" [loop]="polling loop"
+	[async__apart]="async view, processed afterwards" [inline__quiet]="inline view without notifications" [loop]="polling loop"
 	[slices]="by hand in slices of 10,000" [once]="by hand in one bare statement"
 	[woken]="loop woken by NOTIFY" [pg_ivm]="pg_ivm" [pg_incremental]="pg_incremental" [pgmq]="pgmq" [pgque]="PgQue"
 	[refresh]="REFRESH CONCURRENTLY" [pgq]="PgQ" [pgq__tuned]="PgQ, tuned for latency" [emmett]="Emmett"
@@ -144,6 +144,7 @@ peer_start() {
 
 	consumers=()
 	case $1 in
+		async__apart) ;;
 		async* | inline*) workers on ;;
 		loop* | refresh* | pgmq* | pg_incremental*) peer_consume '10 ms' ;;
 		woken*)
