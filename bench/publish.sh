@@ -132,7 +132,7 @@ publish_statement() {
 
 	echo "\set id random(0, $((${keys:-10000} - rows)))"
 	case $1 in
-		async | inline*) table=cqrs.outbox ;;
+		async* | inline*) table=cqrs.outbox ;;
 		*.*) table=$1 ;;
 		pgq | pgque)
 			publish_call "$1.insert_event('bench', 'ItemAdded', '$publish_payload', ORDER, 'order', NULL, NULL)"
