@@ -12,7 +12,7 @@ MODULES_IN_ORDER = \
 	view_expression view_filter view_form view view_merge view_sql view_table view_depend \
 	handler handler_event handler_batch reducer reducer_table handler_reducer handler_view \
 	notify apply park restore catchup_member catchup_group catchup mode rebuild follow format mapping receive \
-	inline_trigger shmem worker launcher \
+	inline_trigger shared shmem shmem_launcher worker launcher \
 	define sql_args sql_publish sql_aggregate sql_fold sql_guard sql_projection sql_dead_letter sql_source sql_view sql_progress sql_status \
 	cqrs_views
 

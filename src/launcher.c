@@ -43,6 +43,7 @@
 #include "guc.h"
 #include "launcher.h"
 #include "shmem.h"
+#include "shmem_launcher.h"
 #include "worker.h"
 
 /* how often databases are listed; ms */

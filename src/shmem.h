@@ -1,6 +1,6 @@
 /*
  * shmem.h
- *		Shared state: databases, worker slots, latches, counters.
+ *		The state that processes share: the publishers', waiters' and workers' side.
  *
  * Without shared_preload_libraries there is none: cqrs_shmem_available says so,
  * and the publishers' and waiters' functions do nothing then.
@@ -45,29 +45,6 @@ extern bool cqrs_shmem_worker_sleep(uint64 seen);
 extern void cqrs_shmem_worker_awake(void);
 extern void cqrs_shmem_worker_want_mate(void);
 
-/* the launcher's side */
-typedef struct CqrsDemand
-{
-	Oid			dboid;
-	int			nworkers;
-	int			failures;		/* of its workers, without a pass that worked */
-	bool		mate;			/* one more is wanted */
-} CqrsDemand;
-
-extern void cqrs_shmem_launcher_attach(void);
-extern bool cqrs_shmem_launcher_add_database(Oid dboid);
-extern void cqrs_shmem_launcher_forget_database(Oid dboid);
-extern void cqrs_shmem_launcher_remind(void);
-extern bool cqrs_shmem_launcher_has_resting(void);
-extern int	cqrs_shmem_launcher_demands(CqrsDemand *demands, int max);
-extern int	cqrs_shmem_launcher_reserve(Oid dboid);
-extern void cqrs_shmem_launcher_release(int worker);
-extern bool cqrs_shmem_launcher_is_starting(int worker);
-extern bool cqrs_shmem_launcher_evict(Oid for_dboid);
-extern void cqrs_shmem_launcher_shrink(int max_workers);
-extern int	cqrs_shmem_max_workers(void);
-extern int	cqrs_shmem_max_databases(void);
-
 /* to look at */
 typedef struct CqrsWorkerInfo
 {
@@ -77,6 +54,8 @@ typedef struct CqrsWorkerInfo
 	char		activity[CQRS_ACTIVITY_LEN];
 } CqrsWorkerInfo;
 
+extern int	cqrs_shmem_max_workers(void);
+extern int	cqrs_shmem_max_databases(void);
 extern bool cqrs_shmem_worker_info(int worker, CqrsWorkerInfo *info);
 
 #endif							/* CQRS_SHMEM_H */
