@@ -10,52 +10,27 @@
  *
  *	a grouping column, or computed from grouping columns: it never changes;
  *	an aggregate of which the result over two disjoint sets of events follows
- *	from the results over each. Let a, b be those results; NULL is the result
- *	over no (non-null) values:
- *		count			a + b
- *		sum				a + b; what is not NULL where only one is. Addition is
- *						associative and commutative, but for the rounding of
- *						real and double precision
- *		min, max		the smaller, the larger, by the type's default order;
- *						NULL only if both are
- *		bool_and, every, bool_or, bit_and, bit_or
- *						a AND b, a OR b, a & b, a | b; what is not NULL where
- *						only one is
- *		first, last		that of the smaller, the greater position. A value may
- *						be NULL, so it takes the position to know, which is
- *						kept beside: see view_sql.c.
+ *	from the results over each: see view_aggregate.c.
  *
  * Anything else is refused here, where the user can do something about it.
  */
 #include "postgres.h"
 
-#include "access/stratnum.h"
-#include "access/table.h"
-#include "access/transam.h"
 #include "catalog/heap.h"
-#include "catalog/pg_aggregate.h"
-#include "catalog/pg_namespace.h"
-#include "catalog/pg_operator.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
 #include "miscadmin.h"
-#include "nodes/makefuncs.h"
 #include "nodes/nodeFuncs.h"
 #include "optimizer/optimizer.h"
 #include "parser/analyze.h"
-#include "parser/parse_func.h"
 #include "parser/parse_node.h"
 #include "parser/parser.h"
 #include "rewrite/rewriteManip.h"
-#include "utils/acl.h"
-#include "utils/array.h"
 #include "utils/builtins.h"
-#include "utils/formatting.h"
 #include "utils/lsyscache.h"
 #include "utils/queryenvironment.h"
 #include "utils/regproc.h"
 #include "utils/ruleutils.h"
-#include "utils/syscache.h"
 #include "utils/typcache.h"
 
 #include "compat.h"
@@ -63,6 +38,7 @@
 #include "function.h"
 #include "query.h"
 #include "view.h"
+#include "view_aggregate.h"
 #include "view_expression.h"
 #include "view_filter.h"
 #include "view_form.h"
@@ -84,15 +60,12 @@ static void view_analyse(ViewParse *parse, RawStmt *statement);
 static void view_add_columns(ViewParse *parse);
 static void view_add_column(ViewParse *parse, TargetEntry *target, CqrsViewColumn *column);
 static void view_add_aggregate(ViewParse *parse, Aggref *aggref, CqrsViewColumn *column);
-static bool view_aggregate_role(Aggref *aggref, CqrsViewRole *role);
-static const char *view_aggregate_way_out(const char *name);
 static void view_check_keys(ViewParse *parse);
 static void view_check_unset(ViewParse *parse);
 static void view_check_null(ViewParse *parse, const CqrsViewColumn *column);
 static void view_find_positions(ViewParse *parse);
 static bool same_filter(const CqrsViewColumn *a, const CqrsViewColumn *b);
 static Expr *aggregate_argument(const CqrsViewColumn *column);
-static bool is_position(Node *node);
 static void view_make_key(ViewParse *parse);
 static void view_make_filters(ViewParse *parse);
 static List *view_filter(ViewParse *parse, AttrNumber column);
@@ -320,7 +293,7 @@ view_add_column(ViewParse *parse, TargetEntry *target, CqrsViewColumn *column)
 		foreach(lc, parse->query->groupClause)
 			if (lfirst_node(SortGroupClause, lc)->tleSortGroupRef == target->ressortgroupref)
 				column->role = CQRS_VIEW_KEY;
-		column->is_position = !parse->view->grouped && is_position(expr);
+		column->is_position = !parse->view->grouped && cqrs_view_aggregate_is_position(expr);
 	}
 	column->expr = target->expr;
 	column->sql = view_deparse(parse, expr);
@@ -329,130 +302,13 @@ view_add_column(ViewParse *parse, TargetEntry *target, CqrsViewColumn *column)
 static void
 view_add_aggregate(ViewParse *parse, Aggref *aggref, CqrsViewColumn *column)
 {
-	const char *name = get_func_name(aggref->aggfnoid);
-	const char *what = psprintf("aggregate %s", format_procedure(aggref->aggfnoid));
-
-	if (!view_aggregate_role(aggref, &column->role))
-		cqrs_view_expression_refuse(parse->check.pstate, aggref->location, what,
-					"Its result over all events does not follow from the results over some and over the others.",
-					view_aggregate_way_out(name));
-	if (aggref->aggdistinct != NIL)
-		cqrs_view_expression_refuse(parse->check.pstate, aggref->location, "DISTINCT in an aggregate",
-					"All distinct values would have to be kept.",
-					"GROUP BY the value as well, and aggregate once more in a view on top of the read table.");
-	if (aggref->aggorder != NIL)
-		cqrs_view_expression_refuse(parse->check.pstate, aggref->location, "ORDER BY in an aggregate",
-					"Events are merged in whatever order they are committed.",
-					"Leave it out; cqrs.first and cqrs.last go by position.");
-	cqrs_view_expression_check(&parse->check, (Node *) aggref->args);
-	cqrs_view_expression_check(&parse->check, (Node *) aggref->aggfilter);
+	column->role = cqrs_view_aggregate_read(&parse->check, aggref);
 	if (aggref->args != NIL)
 		column->argument =
 			view_deparse(parse, (Node *) linitial_node(TargetEntry, aggref->args)->expr);
 	if (aggref->aggfilter != NULL)
 		column->filter = view_deparse(parse, (Node *) aggref->aggfilter);
 	parse->filters = lappend(parse->filters, aggref->aggfilter);
-
-	/* these go by position, and not by the order in which the batch is read */
-	if (column->role != CQRS_VIEW_FIRST && column->role != CQRS_VIEW_LAST)
-	{
-		if (aggref->aggfnoid >= FirstNormalObjectId)
-			parse->check.functions = list_append_unique_oid(parse->check.functions,
-															aggref->aggfnoid);
-	}
-	else if (list_length(aggref->args) == 1)
-	{
-		Aggref	   *at = copyObject(aggref);
-		Oid			argtypes[2] = {ANYELEMENTOID, INT8OID};
-		List	   *names = list_make2(makeString("cqrs"), makeString(pstrdup(name)));
-
-		at->aggfnoid = LookupFuncName(names, 2, argtypes, false);
-		at->aggargtypes = lappend_oid(at->aggargtypes, INT8OID);
-		at->args = lappend(at->args,
-						   makeTargetEntry((Expr *) makeVar(1, CQRS_EVENT_POSITION, INT8OID, -1,
-															InvalidOid, 0),
-										   2, NULL, false));
-		*aggref = *at;
-	}
-}
-
-/* What an aggregate is, if it can be merged. */
-static bool
-view_aggregate_role(Aggref *aggref, CqrsViewRole *role)
-{
-	static const struct
-	{
-		const char *name;
-		CqrsViewRole role;
-	}			roles[] = {
-		{"count", CQRS_VIEW_COUNT}, {"sum", CQRS_VIEW_SUM},
-		{"bool_and", CQRS_VIEW_ALL_TRUE}, {"every", CQRS_VIEW_ALL_TRUE},
-		{"bool_or", CQRS_VIEW_ANY_TRUE},
-		{"bit_and", CQRS_VIEW_BIT_AND}, {"bit_or", CQRS_VIEW_BIT_OR}
-	};
-	const char *name = get_func_name(aggref->aggfnoid);
-	Oid			schema = get_func_namespace(aggref->aggfnoid);
-	HeapTuple	tuple;
-	Oid			sort_operator;
-	TypeCacheEntry *type;
-
-	if (aggref->aggkind != AGGKIND_NORMAL)
-		return false;
-	if (schema == PG_CATALOG_NAMESPACE)
-		for (int i = 0; i < lengthof(roles); i++)
-			if (strcmp(name, roles[i].name) == 0)
-			{
-				*role = roles[i].role;
-				return true;
-			}
-	if (schema == get_rel_namespace(cqrs_query_relation("events", false)))
-	{
-		Node	   *at = list_length(aggref->args) < 2 ? NULL :
-			(Node *) lsecond_node(TargetEntry, aggref->args)->expr;
-
-		*role = strcmp(name, "first") == 0 ? CQRS_VIEW_FIRST : CQRS_VIEW_LAST;
-		return (strcmp(name, "first") == 0 || strcmp(name, "last") == 0) &&
-			(at == NULL || is_position(at));
-	}
-
-	/* one with a sort operator is by definition the first value in that order */
-	tuple = SearchSysCache1(AGGFNOID, ObjectIdGetDatum(aggref->aggfnoid));
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for aggregate %u", aggref->aggfnoid);
-	sort_operator = ((Form_pg_aggregate) GETSTRUCT(tuple))->aggsortop;
-	ReleaseSysCache(tuple);
-	type = lookup_type_cache(aggref->aggtype, TYPECACHE_LT_OPR | TYPECACHE_GT_OPR);
-	if (!OidIsValid(sort_operator) ||
-		(sort_operator != type->lt_opr && sort_operator != type->gt_opr))
-	{
-		/* the type of the result may be one that the argument's operators serve, too */
-		Oid			family;
-		Oid			input;
-		int16		strategy;
-
-		if (!OidIsValid(sort_operator) ||
-			!get_ordering_op_properties(sort_operator, &family, &input, &strategy) ||
-			type->btree_opf != family)
-			return false;
-		*role = strategy == BTLessStrategyNumber ? CQRS_VIEW_MIN : CQRS_VIEW_MAX;
-		return true;
-	}
-	*role = sort_operator == type->lt_opr ? CQRS_VIEW_MIN : CQRS_VIEW_MAX;
-	return true;
-}
-
-static const char *
-view_aggregate_way_out(const char *name)
-{
-	if (strcmp(name, "first") == 0 || strcmp(name, "last") == 0)
-		return "cqrs.first(x) and cqrs.last(x) go by the event's position: leave out the second argument.";
-	if (strcmp(name, "avg") == 0)
-		return "Keep sum(x) and count(x), and divide in a view on top of the read table.";
-	if (strncmp(name, "stddev", 6) == 0 || strncmp(name, "var", 3) == 0)
-		return "Keep count(x), sum(x) and sum(x * x), and compute it in a view on top of the read table.";
-	if (strstr(name, "_agg") != NULL)
-		return "Append the rows with a view without GROUP BY, and aggregate them in a view on top of the read table; or use a reducer.";
-	return "Use count, sum, min, max, bool_and, bool_or, every, bit_and, bit_or, cqrs.first or cqrs.last; or append the rows with a view without GROUP BY, and aggregate them in a view on top of the read table; or use a reducer.";
 }
 
 /* Each grouping column is shown, and the read table can have an index on it. */
@@ -563,7 +419,7 @@ view_find_positions(ViewParse *parse)
 			continue;
 		for (int j = 0; j < view->ncolumns && column->shown_position < 0; j++)
 			if (view->columns[j].role == wanted && same_filter(column, &view->columns[j]) &&
-				is_position((Node *) aggregate_argument(&view->columns[j])))
+				cqrs_view_aggregate_is_position((Node *) aggregate_argument(&view->columns[j])))
 				column->shown_position = j;
 		for (int j = 0; j < i && column->shown_position < 0; j++)
 			if (view->columns[j].role == column->role && view->columns[j].kept_position >= 0 &&
@@ -584,12 +440,6 @@ static Expr *
 aggregate_argument(const CqrsViewColumn *column)
 {
 	return linitial_node(TargetEntry, ((Aggref *) column->expr)->args)->expr;
-}
-
-static bool
-is_position(Node *node)
-{
-	return IsA(node, Var) && ((Var *) node)->varattno == CQRS_EVENT_POSITION;
 }
 
 /* The projection's key: the group, or the position of an appended row. */

@@ -8,23 +8,7 @@
 #include "nodes/pg_list.h"
 #include "nodes/primnodes.h"
 
-/* what a column of the query is, and so how old and new are merged */
-typedef enum CqrsViewRole
-{
-	CQRS_VIEW_KEY,				/* a grouping column */
-	CQRS_VIEW_DERIVED,			/* computed from grouping columns */
-	CQRS_VIEW_APPENDED,			/* of a query without groups */
-	CQRS_VIEW_COUNT,
-	CQRS_VIEW_SUM,
-	CQRS_VIEW_MIN,
-	CQRS_VIEW_MAX,
-	CQRS_VIEW_ALL_TRUE,
-	CQRS_VIEW_ANY_TRUE,
-	CQRS_VIEW_BIT_AND,
-	CQRS_VIEW_BIT_OR,
-	CQRS_VIEW_FIRST,
-	CQRS_VIEW_LAST
-} CqrsViewRole;
+#include "view_aggregate.h"
 
 typedef struct CqrsViewColumn
 {

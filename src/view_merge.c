@@ -3,7 +3,8 @@
  *		How the rows of a view's table and those of a batch are matched and merged,
  *		as parts of SQL statements.
  *
- * view.c says why each merge is right, view_sql.c what the aliases stand for.
+ * view_aggregate.c says why each merge is right, view_sql.c what the aliases
+ * stand for.
  */
 #include "postgres.h"
 
@@ -181,7 +182,8 @@ cqrs_view_merge_relation(Oid relid)
 
 /*
  * The merged value of one column: the table's is that of "t", the batch's that
- * of "excluded", or of "d" for special groups. view.c says why each is right.
+ * of "excluded", or of "d" for special groups. view_aggregate.c says why each is
+ * right.
  */
 static void
 sql_merge(CqrsViewSql *sql, int number, bool special)
