@@ -24,6 +24,7 @@
 #include "outbox_range.h"
 #include "query.h"
 #include "read_table.h"
+#include "settings.h"
 #include "steady.h"
 #include "view.h"
 #include "view_depend.h"
@@ -173,7 +174,7 @@ handler_view_apply(CqrsHandlerCall *call)
 		view_apply_one(maintained, call, tell, row_fn, &keys);
 	else
 	{
-		cqrs_query_put_settings(&call->projection->settings);
+		cqrs_settings_put(&call->projection->settings);
 		if (call->range != NULL)
 			view_apply_range(maintained, call, tell, row_fn, &keys);
 		else
@@ -222,7 +223,7 @@ view_apply_one(Maintained *maintained, CqrsHandlerCall *call, bool tell, CqrsRow
 	bool		steady = cqrs_steady_lock(query);
 
 	if (!steady)
-		cqrs_query_put_settings(&call->projection->settings);
+		cqrs_settings_put(&call->projection->settings);
 
 	/* to ask first is cheaper than a statement that does nothing */
 	if (handler_view_narrow(call->projection, &event, 1, call->batch->desc) == 0)
@@ -380,7 +381,7 @@ view_get(const CqrsProjection *projection)
 		view_forget(maintained);
 	if (!found || maintained->context == NULL)
 	{
-		cqrs_query_put_settings(&projection->settings);
+		cqrs_settings_put(&projection->settings);
 		if (!found)
 			views_sweep();
 		memset(&maintained->valid, 0, sizeof(Maintained) - offsetof(Maintained, valid));
@@ -389,7 +390,7 @@ view_get(const CqrsProjection *projection)
 	}
 	if (maintained->checked != changes)
 	{
-		cqrs_query_put_settings(&projection->settings);
+		cqrs_settings_put(&projection->settings);
 		cqrs_view_check_owners(maintained->view);
 
 		/* a name may mean another function by now, or none */

@@ -1,6 +1,7 @@
 /*
  * query.c
- *		The only place that connects SPI and switches user.
+ *		Run a statement of ours, or code of an owner's, as the right role: the only
+ *		place that switches user.
  *
  * Statements of ours run as the owner of the extension's tables, whoever calls,
  * and with a search_path of pg_catalog alone, so that no operator or function
@@ -21,25 +22,17 @@
 #include "catalog/pg_namespace.h"
 #include "commands/extension.h"
 #include "miscadmin.h"
-#include "parser/parse_expr.h"
-#include "parser/parser.h"
-#include "pgtime.h"
 #include "storage/lock.h"
-#include "utils/array.h"
-#include "utils/builtins.h"
-#include "utils/bytea.h"
-#include "utils/float.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
-#include "utils/pg_locale.h"
 #include "utils/plancache.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
-#include "utils/xml.h"
 
 #include "query.h"
 #include "session.h"
+#include "settings.h"
 
 #define CQRS_SCHEMA "cqrs"
 #define OUR_EXTENSION "cqrs_views"
@@ -67,9 +60,6 @@ static void query_note_plan(CqrsQuery *query, bool shaped);
 static void query_register(const CqrsRows *rows);
 static void query_set_off(const char *const *names);
 static void query_become(CqrsUserContext *context, Oid userid);
-static void query_set_fixed(void);
-static void query_set(const char *name, const char *value);
-static const char *query_current(const char *name);
 static Oid	query_owner(void);
 static Oid	query_schema(void);
 static bool row_receive(TupleTableSlot *slot, DestReceiver *self);
@@ -177,7 +167,7 @@ query_settings(const CqrsQuery *query, bool shape)
 		 strcmp(namespace_search_path, OUR_SEARCH_PATH) != 0))
 		nest_level = NewGUCNestLevel();
 	if (!(query->flags & CQRS_QUERY_IN_PLACE))
-		query_set("search_path", OUR_SEARCH_PATH);
+		cqrs_settings_set("search_path", OUR_SEARCH_PATH);
 
 	if (shape && (query->flags & CQRS_QUERY_INDEXED))
 		query_set_off(indexed);
@@ -270,21 +260,9 @@ void
 cqrs_query_enter_user(CqrsUserContext *context, Oid userid, const CqrsSettings *settings)
 {
 	query_become(context, userid);
-	query_set_fixed();
+	cqrs_settings_put_fixed();
 	if (settings != NULL)
-		cqrs_query_put_settings(settings);
-}
-
-/*
- * Put settings in force, for who has become the owner without, until he leaves;
- * and of those with a fixed value the one that takes as long to look at.
- */
-void
-cqrs_query_put_settings(const CqrsSettings *settings)
-{
-	for (int i = 0; i < settings->nsettings; i++)
-		query_set(settings->names[i], settings->values[i]);
-	query_set("timezone_abbreviations", "Default");
+		cqrs_settings_put(settings);
 }
 
 /*
@@ -294,7 +272,7 @@ void
 cqrs_query_enter_owner(CqrsUserContext *context)
 {
 	query_become(context, query_owner());
-	query_set("search_path", OUR_SEARCH_PATH);
+	cqrs_settings_set("search_path", OUR_SEARCH_PATH);
 }
 
 /*
@@ -306,28 +284,6 @@ cqrs_query_leave_user(CqrsUserContext *context)
 	cqrs_session_release();
 	AtEOXact_GUC(false, context->nest_level);
 	SetUserIdAndSecContext(context->userid, context->sec_context);
-}
-
-/*
- * Have dates, times and intervals written in a way that is read the same under all
- * styles; with names of time zones, which PostgreSQL's other styles write, it is
- * not even under the same ("IST" is read as Israel's, also in India). Returns
- * what cqrs_query_leave_portable needs.
- */
-int
-cqrs_query_enter_portable(void)
-{
-	int			nest_level = NewGUCNestLevel();
-
-	query_set("DateStyle", "ISO");
-	query_set("IntervalStyle", "postgres");
-	return nest_level;
-}
-
-void
-cqrs_query_leave_portable(int nest_level)
-{
-	AtEOXact_GUC(true, nest_level);
 }
 
 /*
@@ -481,7 +437,7 @@ static void
 query_set_off(const char *const *names)
 {
 	for (; *names != NULL; names++)
-		query_set(*names, "off");
+		cqrs_settings_set(*names, "off");
 }
 
 static void
@@ -493,68 +449,6 @@ query_become(CqrsUserContext *context, Oid userid)
 						   SECURITY_LOCAL_USERID_CHANGE |
 						   SECURITY_RESTRICTED_OPERATION);
 	cqrs_session_protect();
-}
-
-/*
- * Give settings that anybody may change, and that change what SQL text or a value
- * means, their defaults: it must not depend on who publishes what his event does.
- */
-static void
-query_set_fixed(void)
-{
-	if (!standard_conforming_strings)
-		query_set("standard_conforming_strings", "on");
-	if (Transform_null_equals)
-		query_set("transform_null_equals", "off");
-	if (quote_all_identifiers)
-		query_set("quote_all_identifiers", "off");
-	if (!Array_nulls)
-		query_set("array_nulls", "on");
-	if (extra_float_digits != 1)
-		query_set("extra_float_digits", "1");
-	if (bytea_output != BYTEA_OUTPUT_HEX)
-		query_set("bytea_output", "hex");
-	if (xmlbinary != XMLBINARY_BASE64)
-		query_set("xmlbinary", "base64");
-	if (xmloption != XMLOPTION_CONTENT)
-		query_set("xmloption", "content");
-}
-
-/*
- * Set one setting until the end of the current nest level. Most often it has
- * that value already, and asking is cheaper than setting.
- */
-static void
-query_set(const char *name, const char *value)
-{
-	const char *current = query_current(name);
-
-	if (current == NULL || strcmp(current, value) != 0)
-		(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
-								 GUC_ACTION_SAVE, true, 0, false);
-}
-
-/* The value of a setting; of those that are asked for often, where it lies. */
-static const char *
-query_current(const char *name)
-{
-	static const struct
-	{
-		const char *name;
-		char	  **value;
-	}			variables[] = {
-		{"search_path", &namespace_search_path},
-		{"lc_monetary", &locale_monetary},
-		{"lc_numeric", &locale_numeric},
-		{"lc_time", &locale_time}
-	};
-
-	for (int i = 0; i < lengthof(variables); i++)
-		if (strcmp(variables[i].name, name) == 0)
-			return *variables[i].value;
-	if (strcmp(name, "TimeZone") == 0)
-		return pg_get_timezone_name(session_timezone);
-	return GetConfigOption(name, false, false);
 }
 
 static Oid

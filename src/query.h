@@ -90,11 +90,8 @@ typedef struct CqrsUserContext
 
 extern void cqrs_query_enter_user(CqrsUserContext *context, Oid userid,
 								  const CqrsSettings *settings);
-extern void cqrs_query_put_settings(const CqrsSettings *settings);
 extern void cqrs_query_enter_owner(CqrsUserContext *context);
 extern void cqrs_query_leave_user(CqrsUserContext *context);
-extern int	cqrs_query_enter_portable(void);
-extern void cqrs_query_leave_portable(int nest_level);
 
 extern void cqrs_query_init(void);
 extern Oid	cqrs_query_relation(const char *relname, bool missing_ok);

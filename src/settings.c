@@ -9,20 +9,28 @@
 #include "catalog/pg_type.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "parser/parse_expr.h"
+#include "parser/parser.h"
+#include "pgtime.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/bytea.h"
+#include "utils/float.h"
 #include "utils/guc.h"
+#include "utils/pg_locale.h"
 #include "utils/varlena.h"
+#include "utils/xml.h"
 
 #include "settings.h"
 
+static const char *settings_current(const char *name);
 static char *resolve_path(const char *path);
 static char *temporary_last(const char *path);
 
 /*
  * The current values of what a projection keeps from the session that creates
  * it, as text[] of name=value. It is what the owner's code and data may rightly
- * depend on; all else has fixed values: see query.c.
+ * depend on; all else has fixed values: see cqrs_settings_put_fixed.
  */
 Datum
 cqrs_settings_save(void)
@@ -68,6 +76,102 @@ cqrs_settings_load(CqrsSettings *settings, Datum saved)
 		if (strcmp(settings->names[i], "search_path") == 0)
 			settings->values[i] = temporary_last(settings->values[i]);
 	}
+}
+
+/*
+ * Put settings in force, for who has become the owner without, until he leaves;
+ * and of those with a fixed value the one that takes as long to look at.
+ */
+void
+cqrs_settings_put(const CqrsSettings *settings)
+{
+	for (int i = 0; i < settings->nsettings; i++)
+		cqrs_settings_set(settings->names[i], settings->values[i]);
+	cqrs_settings_set("timezone_abbreviations", "Default");
+}
+
+/*
+ * Give settings that anybody may change, and that change what SQL text or a value
+ * means, their defaults: it must not depend on who publishes what his event does.
+ */
+void
+cqrs_settings_put_fixed(void)
+{
+	if (!standard_conforming_strings)
+		cqrs_settings_set("standard_conforming_strings", "on");
+	if (Transform_null_equals)
+		cqrs_settings_set("transform_null_equals", "off");
+	if (quote_all_identifiers)
+		cqrs_settings_set("quote_all_identifiers", "off");
+	if (!Array_nulls)
+		cqrs_settings_set("array_nulls", "on");
+	if (extra_float_digits != 1)
+		cqrs_settings_set("extra_float_digits", "1");
+	if (bytea_output != BYTEA_OUTPUT_HEX)
+		cqrs_settings_set("bytea_output", "hex");
+	if (xmlbinary != XMLBINARY_BASE64)
+		cqrs_settings_set("xmlbinary", "base64");
+	if (xmloption != XMLOPTION_CONTENT)
+		cqrs_settings_set("xmloption", "content");
+}
+
+/*
+ * Set one setting until the end of the current nest level. Most often it has
+ * that value already, and asking is cheaper than setting.
+ */
+void
+cqrs_settings_set(const char *name, const char *value)
+{
+	const char *current = settings_current(name);
+
+	if (current == NULL || strcmp(current, value) != 0)
+		(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION,
+								 GUC_ACTION_SAVE, true, 0, false);
+}
+
+/*
+ * Have dates, times and intervals written in a way that is read the same under all
+ * styles; with names of time zones, which PostgreSQL's other styles write, it is
+ * not even under the same ("IST" is read as Israel's, also in India). Returns
+ * what cqrs_settings_leave_portable needs.
+ */
+int
+cqrs_settings_enter_portable(void)
+{
+	int			nest_level = NewGUCNestLevel();
+
+	cqrs_settings_set("DateStyle", "ISO");
+	cqrs_settings_set("IntervalStyle", "postgres");
+	return nest_level;
+}
+
+void
+cqrs_settings_leave_portable(int nest_level)
+{
+	AtEOXact_GUC(true, nest_level);
+}
+
+/* The value of a setting; of those that are asked for often, where it lies. */
+static const char *
+settings_current(const char *name)
+{
+	static const struct
+	{
+		const char *name;
+		char	  **value;
+	}			variables[] = {
+		{"search_path", &namespace_search_path},
+		{"lc_monetary", &locale_monetary},
+		{"lc_numeric", &locale_numeric},
+		{"lc_time", &locale_time}
+	};
+
+	for (int i = 0; i < lengthof(variables); i++)
+		if (strcmp(variables[i].name, name) == 0)
+			return *variables[i].value;
+	if (strcmp(name, "TimeZone") == 0)
+		return pg_get_timezone_name(session_timezone);
+	return GetConfigOption(name, false, false);
 }
 
 /*

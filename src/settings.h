@@ -21,4 +21,12 @@ typedef struct CqrsSettings
 extern Datum cqrs_settings_save(void);
 extern void cqrs_settings_load(CqrsSettings *settings, Datum saved);
 
+/* in force until the end of the caller's nest level */
+extern void cqrs_settings_put(const CqrsSettings *settings);
+extern void cqrs_settings_put_fixed(void);
+extern void cqrs_settings_set(const char *name, const char *value);
+
+extern int	cqrs_settings_enter_portable(void);
+extern void cqrs_settings_leave_portable(int nest_level);
+
 #endif							/* CQRS_SETTINGS_H */

@@ -37,6 +37,7 @@
 #include "event.h"
 #include "function.h"
 #include "query.h"
+#include "settings.h"
 #include "view.h"
 #include "view_aggregate.h"
 #include "view_expression.h"
@@ -500,9 +501,9 @@ view_filter(ViewParse *parse, AttrNumber column)
 static char *
 view_deparse(ViewParse *parse, Node *node)
 {
-	int			nest_level = cqrs_query_enter_portable();
+	int			nest_level = cqrs_settings_enter_portable();
 	char	   *result = deparse_expression(node, parse->names, false, false);
 
-	cqrs_query_leave_portable(nest_level);
+	cqrs_settings_leave_portable(nest_level);
 	return result;
 }
