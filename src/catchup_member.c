@@ -18,6 +18,7 @@
 #include "notify.h"
 #include "park.h"
 #include "registry.h"
+#include "retry.h"
 
 static void member_advance(CqrsMember *member, CqrsProjection *projection,
 						   CqrsCheckpoint *checkpoint, const CqrsCheckpoint *next,
@@ -42,7 +43,7 @@ cqrs_catchup_member_retry(CqrsMember *member, CqrsProjection *projection,
 	if (cqrs_projection_is_inline(projection) && !cqrs_lock_gate_briefly(projection->id))
 		return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), cqrs_guc_retry_delay);
 
-	applied = cqrs_park_retry_due(projection, member_patience(policy), &member->error);
+	applied = cqrs_retry_due(projection, member_patience(policy), &member->error);
 	if (member->error != NULL)
 	{
 		member->more = false;

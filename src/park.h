@@ -1,7 +1,6 @@
 /*
  * park.h
- *		Put failing events aside, and those of the same key behind them; try them
- *		again.
+ *		Put failing events aside, and those of the same key behind them.
  */
 #ifndef CQRS_PARK_H
 #define CQRS_PARK_H
@@ -23,10 +22,6 @@ extern void cqrs_park_hold_back(CqrsProjection *projection, CqrsBatch *batch,
 								CqrsApplied *applied);
 extern ErrorData *cqrs_park_isolate(CqrsProjection *projection, CqrsBatch *batch,
 									CqrsApplied *applied, CqrsPatience patience);
-extern int64 cqrs_park_retry(CqrsProjection *projection, const text *key, bool skipped,
-							 CqrsPatience patience, ErrorData **error);
-extern int64 cqrs_park_retry_due(CqrsProjection *projection, CqrsPatience patience,
-								 ErrorData **error);
 extern void cqrs_park_note(CqrsProjection *projection, const ErrorData *error);
 
 #endif							/* CQRS_PARK_H */

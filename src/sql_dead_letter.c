@@ -14,6 +14,7 @@
 #include "mode.h"
 #include "outbox.h"
 #include "park.h"
+#include "retry.h"
 #include "sql_args.h"
 #include "sql_dead_letter.h"
 
@@ -49,7 +50,7 @@ cqrs_sql_retry_dead_letters(PG_FUNCTION_ARGS)
 	{
 		ErrorData  *error;
 
-		total += cqrs_park_retry(projection, lfirst(lc), true, CQRS_PATIENCE_NONE, &error);
+		total += cqrs_retry_key(projection, lfirst(lc), true, CQRS_PATIENCE_NONE, &error);
 		if (error != NULL)
 			ReThrowError(error);
 	}
