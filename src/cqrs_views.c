@@ -29,6 +29,7 @@
 #include "read_table.h"
 #include "session.h"
 #include "shmem.h"
+#include "view_cache.h"
 
 PG_MODULE_MAGIC;
 
@@ -49,7 +50,7 @@ _PG_init(void)
 	cqrs_handler_register(&cqrs_handler_batch_kind);
 	cqrs_handler_register(&cqrs_handler_reducer_kind);
 	cqrs_handler_register(&cqrs_handler_view_kind);
-	cqrs_handler_view_init();
+	cqrs_view_cache_init();
 	cqrs_follow_init();
 
 	/* pg_upgrade runs servers in which nothing may happen by itself */

@@ -10,6 +10,4 @@
 
 extern const CqrsHandlerKind cqrs_handler_view_kind;
 
-extern void cqrs_handler_view_init(void);
-
 #endif							/* CQRS_HANDLER_VIEW_H */
