@@ -85,6 +85,10 @@ typedef struct HandOver
 	void	   *arg;
 } HandOver;
 
+static void walk_read_whole(ReadState *state, int64 after, int64 upto);
+static void walk_read_later(ReadState *state, const CqrsWalk *walk, int64 after);
+static void walk_read_in_flight(ReadState *state, const CqrsWalk *walk, int64 whole_after,
+								int64 whole_end);
 static bool read_add_row(TupleTableSlot *slot, void *arg);
 static bool read_hand_over(TupleTableSlot *slot, void *arg);
 
@@ -214,58 +218,16 @@ cqrs_outbox_read_bounds(CqrsWalk *walk, int events, int64 upto)
 bool
 cqrs_outbox_read_walk(CqrsBatch *batch, const CqrsWalk *walk, CqrsReadLimit limit)
 {
-	static CqrsQuery whole = {
-		.sql = "SELECT " ROW_COLUMN_LIST " FROM cqrs.outbox"
-		" WHERE position > $1 AND position <= $2 ORDER BY position LIMIT $3",
-		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_INDEXED,
-		.nargs = 3,
-		.argtypes = {INT8OID, INT8OID, INT8OID}
-	};
-	static CqrsQuery later = {
-		.sql = "SELECT " ROW_COLUMN_LIST " FROM cqrs.outbox"
-		" WHERE position > $1 AND position <= $2 AND xid >= $3 AND xid < $4"
-		" AND (xid < $7 OR pg_visible_in_snapshot(xid, $5)) ORDER BY position LIMIT $6",
-		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_INDEXED,
-		.nargs = 7,
-		.argtypes = {INT8OID, INT8OID, XID8OID, XID8OID, PG_SNAPSHOTOID, INT8OID, XID8OID}
-	};
-	static CqrsQuery in_flight = {
-		.sql = "SELECT " CQRS_EVENT_COLUMN_LIST
-		" FROM unnest(ARRAY(SELECT pg_snapshot_xip($1))) AS x,"
-		" LATERAL (SELECT " CQRS_EVENT_COLUMN_LIST " FROM cqrs.outbox"
-		"  WHERE xid = x AND position > $2 AND position <= $7"
-		"  AND (position <= $5 OR position > $6) ORDER BY position LIMIT $4) AS o"
-		" WHERE pg_visible_in_snapshot(x, $3) ORDER BY position LIMIT $4",
-		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_INDEXED,
-		.nargs = 7,
-		.argtypes = {PG_SNAPSHOTOID, INT8OID, PG_SNAPSHOTOID, INT8OID, INT8OID, INT8OID,
-		INT8OID}
-	};
 	ReadState	state = {.batch = batch,.limit = limit};
 	int64		after = Max(walk->last, walk->low - 1);
 	int64		whole_end = Max(cqrs_outbox_walk_whole_end(walk, after), after);
 	int64		end = PG_INT64_MAX; /* read completely up to here */
-	Datum		args[7];
 	int			keep;
 
 	if (whole_end > after)
-	{
-		args[0] = Int64GetDatum(after);
-		args[1] = Int64GetDatum(whole_end);
-		args[2] = Int64GetDatum((int64) limit.events + 1);
-		cqrs_query_run(&whole, args, NULL, read_add_row, &state);
-	}
+		walk_read_whole(&state, after, whole_end);
 	if (!state.cut && whole_end < walk->high)
-	{
-		args[0] = Int64GetDatum(whole_end);
-		args[1] = Int64GetDatum(walk->high);
-		args[2] = cqrs_outbox_walk_xmax(walk->done);
-		args[3] = cqrs_outbox_walk_xmax(walk->target);
-		args[4] = walk->target;
-		args[5] = Int64GetDatum((int64) limit.events + 1);
-		args[6] = cqrs_outbox_walk_xmin(walk->target);
-		cqrs_query_run(&later, args, NULL, read_add_row, &state);
-	}
+		walk_read_later(&state, walk, whole_end);
 	if (state.cut)
 		end = batch->events[batch->nevents - 1].position;
 
@@ -273,14 +235,7 @@ cqrs_outbox_read_walk(CqrsBatch *batch, const CqrsWalk *walk, CqrsReadLimit limi
 	{
 		state.first = batch->nevents;
 		state.cut = false;
-		args[0] = walk->done;
-		args[1] = Int64GetDatum(cqrs_outbox_walk_begin(walk));
-		args[2] = walk->target;
-		args[3] = Int64GetDatum((int64) limit.events + 1);
-		args[4] = Int64GetDatum(after);
-		args[5] = Int64GetDatum(whole_end);
-		args[6] = Int64GetDatum(walk->high);
-		cqrs_query_run(&in_flight, args, NULL, read_add_row, &state);
+		walk_read_in_flight(&state, walk, after, whole_end);
 		if (state.cut)
 			end = Min(end, batch->events[batch->nevents - 1].position);
 	}
@@ -295,6 +250,70 @@ cqrs_outbox_read_walk(CqrsBatch *batch, const CqrsWalk *walk, CqrsReadLimit limi
 	}
 	cqrs_event_batch_truncate(batch, keep);
 	return end == PG_INT64_MAX;
+}
+
+/* Where the outbox is whole: all rows beyond a position, up to another. */
+static void
+walk_read_whole(ReadState *state, int64 after, int64 upto)
+{
+	static CqrsQuery query = {
+		.sql = "SELECT " ROW_COLUMN_LIST " FROM cqrs.outbox"
+		" WHERE position > $1 AND position <= $2 ORDER BY position LIMIT $3",
+		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_INDEXED,
+		.nargs = 3,
+		.argtypes = {INT8OID, INT8OID, INT8OID}
+	};
+	Datum		args[3] = {
+		Int64GetDatum(after), Int64GetDatum(upto), Int64GetDatum((int64) state->limit.events + 1)
+	};
+
+	cqrs_query_run(&query, args, NULL, read_add_row, state);
+}
+
+/* Branch A, beyond a position. */
+static void
+walk_read_later(ReadState *state, const CqrsWalk *walk, int64 after)
+{
+	static CqrsQuery query = {
+		.sql = "SELECT " ROW_COLUMN_LIST " FROM cqrs.outbox"
+		" WHERE position > $1 AND position <= $2 AND xid >= $3 AND xid < $4"
+		" AND (xid < $7 OR pg_visible_in_snapshot(xid, $5)) ORDER BY position LIMIT $6",
+		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_INDEXED,
+		.nargs = 7,
+		.argtypes = {INT8OID, INT8OID, XID8OID, XID8OID, PG_SNAPSHOTOID, INT8OID, XID8OID}
+	};
+	Datum		args[7] = {
+		Int64GetDatum(after), Int64GetDatum(walk->high),
+		cqrs_outbox_walk_xmax(walk->done), cqrs_outbox_walk_xmax(walk->target), walk->target,
+		Int64GetDatum((int64) state->limit.events + 1), cqrs_outbox_walk_xmin(walk->target)
+	};
+
+	cqrs_query_run(&query, args, NULL, read_add_row, state);
+}
+
+/* Branch B, but for the positions of which all rows were read. */
+static void
+walk_read_in_flight(ReadState *state, const CqrsWalk *walk, int64 whole_after, int64 whole_end)
+{
+	static CqrsQuery query = {
+		.sql = "SELECT " CQRS_EVENT_COLUMN_LIST
+		" FROM unnest(ARRAY(SELECT pg_snapshot_xip($1))) AS x,"
+		" LATERAL (SELECT " CQRS_EVENT_COLUMN_LIST " FROM cqrs.outbox"
+		"  WHERE xid = x AND position > $2 AND position <= $7"
+		"  AND (position <= $5 OR position > $6) ORDER BY position LIMIT $4) AS o"
+		" WHERE pg_visible_in_snapshot(x, $3) ORDER BY position LIMIT $4",
+		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_INDEXED,
+		.nargs = 7,
+		.argtypes = {PG_SNAPSHOTOID, INT8OID, PG_SNAPSHOTOID, INT8OID, INT8OID, INT8OID,
+		INT8OID}
+	};
+	Datum		args[7] = {
+		walk->done, Int64GetDatum(cqrs_outbox_walk_begin(walk)), walk->target,
+		Int64GetDatum((int64) state->limit.events + 1),
+		Int64GetDatum(whole_after), Int64GetDatum(whole_end), Int64GetDatum(walk->high)
+	};
+
+	cqrs_query_run(&query, args, NULL, read_add_row, state);
 }
 
 /*
