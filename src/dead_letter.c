@@ -63,29 +63,38 @@ cqrs_dead_letter_park(int32 projection, const CqrsDeadLetter *letter)
 		.argtypes = {INT4OID, TEXTOID, INT8OID, BOOLOID, TEXTOID, TEXTOID, TEXTOID, INT4OID,
 		TIMESTAMPTZOID}
 	};
-	const ErrorData *error = letter->error;
 	char		nulls[9] = {' ', ' ', ' ', ' ', ' ', ' ', ' ', ' ', ' '};
 	Datum		args[9] = {
 		Int32GetDatum(projection), key_datum(letter->key, &nulls[1]),
 		Int64GetDatum(letter->position), BoolGetDatum(letter->blocks)
 	};
 
+	cqrs_dead_letter_error_args(letter->error, &args[4], &nulls[4]);
 	args[7] = Int32GetDatum(letter->attempts);
 	args[8] = TimestampTzGetDatum(letter->next_retry_at);
-	if (error != NULL)
-	{
-		args[4] = CStringGetTextDatum(unpack_sql_state(error->sqlerrcode));
-		args[5] = CStringGetTextDatum(error->message ? error->message : "missing error text");
-		if (error->context != NULL)
-			args[6] = CStringGetTextDatum(error->context);
-	}
-	else
-		nulls[4] = nulls[5] = 'n';
-	if (error == NULL || error->context == NULL)
-		nulls[6] = 'n';
 	if (letter->next_retry_at == 0)
 		nulls[8] = 'n';
 	cqrs_query_run(&query, args, nulls, NULL, NULL);
+}
+
+/*
+ * What is kept of an error, for three arguments of a statement: its SQLSTATE, the
+ * message and the context. nulls has blanks before. NULL is no error.
+ */
+void
+cqrs_dead_letter_error_args(const ErrorData *error, Datum *args, char *nulls)
+{
+	if (error == NULL)
+	{
+		nulls[0] = nulls[1] = nulls[2] = 'n';
+		return;
+	}
+	args[0] = CStringGetTextDatum(unpack_sql_state(error->sqlerrcode));
+	args[1] = CStringGetTextDatum(error->message ? error->message : "missing error text");
+	if (error->context != NULL)
+		args[2] = CStringGetTextDatum(error->context);
+	else
+		nulls[2] = 'n';
 }
 
 /* The keys whose events have to wait: a list of text, NULL for that key. */

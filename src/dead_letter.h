@@ -29,6 +29,7 @@ typedef struct CqrsParked
 } CqrsParked;
 
 extern void cqrs_dead_letter_park(int32 projection, const CqrsDeadLetter *letter);
+extern void cqrs_dead_letter_error_args(const ErrorData *error, Datum *args, char *nulls);
 extern List *cqrs_dead_letter_blocked_keys(int32 projection);
 extern List *cqrs_dead_letter_keys(int32 projection, TimestampTz due);
 extern int	cqrs_dead_letter_queue(int32 projection, const text *key, bool skipped, int limit,

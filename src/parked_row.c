@@ -13,6 +13,7 @@
 #include "catalog/pg_type.h"
 #include "utils/builtins.h"
 
+#include "dead_letter.h"
 #include "parked_row.h"
 #include "query.h"
 
@@ -29,7 +30,6 @@ typedef struct Queue
 	int			nrows;
 } Queue;
 
-static void fill_error(const CqrsParkedRow *row, Datum *args, char *nulls);
 static bool read_row(TupleTableSlot *slot, void *arg);
 
 /* Is any row of the table put aside? */
@@ -79,7 +79,8 @@ cqrs_parked_row_park(const CqrsParkedRow *row)
 	Datum		args[9];
 
 	memset(nulls, ' ', sizeof(nulls));
-	fill_error(row, args, nulls);
+	cqrs_dead_letter_error_args(row->error, args, nulls);
+	args[3] = Int32GetDatum(row->attempts);
 	args[4] = ObjectIdGetDatum(row->relid);
 	args[5] = CStringGetTextDatum(row->source);
 	args[6] = UUIDPGetDatum(&row->event_id);
@@ -129,7 +130,8 @@ cqrs_parked_row_update(const CqrsParkedRow *row)
 	Datum		args[6];
 
 	memset(nulls, ' ', sizeof(nulls));
-	fill_error(row, args, nulls);
+	cqrs_dead_letter_error_args(row->error, args, nulls);
+	args[3] = Int32GetDatum(row->attempts);
 	args[4] = Int64GetDatum(row->number);
 	args[5] = PointerGetDatum(row->key);
 	if (row->key == NULL)
@@ -176,26 +178,6 @@ cqrs_parked_row_prune(void)
 	};
 
 	cqrs_query_run(&query, NULL, NULL, NULL, NULL);
-}
-
-/* $1 to $4: the error, and the attempts. */
-static void
-fill_error(const CqrsParkedRow *row, Datum *args, char *nulls)
-{
-	const ErrorData *error = row->error;
-
-	args[3] = Int32GetDatum(row->attempts);
-	if (error == NULL)
-	{
-		nulls[0] = nulls[1] = nulls[2] = 'n';
-		return;
-	}
-	args[0] = CStringGetTextDatum(unpack_sql_state(error->sqlerrcode));
-	args[1] = CStringGetTextDatum(error->message ? error->message : "missing error text");
-	if (error->context != NULL)
-		args[2] = CStringGetTextDatum(error->context);
-	else
-		nulls[2] = 'n';
 }
 
 static bool
