@@ -44,6 +44,7 @@ PG_FUNCTION_INFO_V1(cqrs_sql_last_at_transition);
 PG_FUNCTION_INFO_V1(cqrs_sql_first_at_transition);
 PG_FUNCTION_INFO_V1(cqrs_sql_kept_value);
 
+static Datum keep_at(FunctionCallInfo fcinfo, bool last);
 static MemoryContext aggregate_context(FunctionCallInfo fcinfo);
 static KeptValue *create_kept(FunctionCallInfo fcinfo, MemoryContext context);
 static void keep(KeptValue *kept, MemoryContext context, Datum value, bool isnull);
@@ -91,19 +92,7 @@ cqrs_sql_first_transition(PG_FUNCTION_ARGS)
 Datum
 cqrs_sql_last_at_transition(PG_FUNCTION_ARGS)
 {
-	MemoryContext context = aggregate_context(fcinfo);
-	KeptValue  *kept = PG_ARGISNULL(0) ? NULL : (KeptValue *) PG_GETARG_POINTER(0);
-
-	if (!PG_ARGISNULL(2) && (kept == NULL || PG_GETARG_INT64(2) >= kept->position))
-	{
-		if (kept == NULL)
-			kept = create_kept(fcinfo, context);
-		keep(kept, context, PG_GETARG_DATUM(1), PG_ARGISNULL(1));
-		kept->position = PG_GETARG_INT64(2);
-	}
-	if (kept == NULL)
-		PG_RETURN_NULL();
-	PG_RETURN_POINTER(kept);
+	return keep_at(fcinfo, true);
 }
 
 /*
@@ -116,19 +105,7 @@ cqrs_sql_last_at_transition(PG_FUNCTION_ARGS)
 Datum
 cqrs_sql_first_at_transition(PG_FUNCTION_ARGS)
 {
-	MemoryContext context = aggregate_context(fcinfo);
-	KeptValue  *kept = PG_ARGISNULL(0) ? NULL : (KeptValue *) PG_GETARG_POINTER(0);
-
-	if (!PG_ARGISNULL(2) && (kept == NULL || PG_GETARG_INT64(2) < kept->position))
-	{
-		if (kept == NULL)
-			kept = create_kept(fcinfo, context);
-		keep(kept, context, PG_GETARG_DATUM(1), PG_ARGISNULL(1));
-		kept->position = PG_GETARG_INT64(2);
-	}
-	if (kept == NULL)
-		PG_RETURN_NULL();
-	PG_RETURN_POINTER(kept);
+	return keep_at(fcinfo, false);
 }
 
 /*
@@ -151,6 +128,27 @@ cqrs_sql_kept_value(PG_FUNCTION_ARGS)
 	if (kept->isnull)
 		PG_RETURN_NULL();
 	PG_RETURN_DATUM(kept->value);
+}
+
+/* A transition by position: keep the value if it wins. Returns the state. */
+static Datum
+keep_at(FunctionCallInfo fcinfo, bool last)
+{
+	MemoryContext context = aggregate_context(fcinfo);
+	KeptValue  *kept = PG_ARGISNULL(0) ? NULL : (KeptValue *) PG_GETARG_POINTER(0);
+
+	if (!PG_ARGISNULL(2) &&
+		(kept == NULL ||
+		 (last ? PG_GETARG_INT64(2) >= kept->position : PG_GETARG_INT64(2) < kept->position)))
+	{
+		if (kept == NULL)
+			kept = create_kept(fcinfo, context);
+		keep(kept, context, PG_GETARG_DATUM(1), PG_ARGISNULL(1));
+		kept->position = PG_GETARG_INT64(2);
+	}
+	if (kept == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_POINTER(kept);
 }
 
 /* Where the state lives. Throws when called as anything but part of an aggregate. */
