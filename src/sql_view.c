@@ -35,6 +35,7 @@
 #include "sql_view.h"
 #include "view_depend.h"
 #include "view_sql.h"
+#include "view_table.h"
 
 /* positions of arguments */
 enum
@@ -157,13 +158,13 @@ view_create_tables(const CqrsView *view, const char *name, CqrsViewTables *table
 {
 	Oid			schema = RangeVarGetCreationNamespace(makeRangeVar(NULL, pstrdup(name), -1));
 
-	run_ddl(cqrs_view_sql_create(view, schema, name));
+	run_ddl(cqrs_view_table_create(view, schema, name));
 	tables->read_table = get_relname_relid(name, schema);
 	if (view->nkept > 0)
 	{
 		char	   *state = ChooseRelationName(name, NULL, "state", schema, false);
 
-		run_ddl(cqrs_view_sql_create_state(view, schema, state));
+		run_ddl(cqrs_view_table_create_state(view, schema, state));
 		tables->state_table = get_relname_relid(state, schema);
 	}
 }
@@ -209,10 +210,10 @@ view_finish_tables(const CqrsView *view, const CqrsViewTables *tables, const cha
 {
 	ListCell   *lc;
 
-	foreach(lc, cqrs_view_sql_constraints(view, tables->read_table, false))
+	foreach(lc, cqrs_view_table_constraints(view, tables->read_table, false))
 		run_ddl(lfirst(lc));
 	if (OidIsValid(tables->state_table))
-		foreach(lc, cqrs_view_sql_constraints(view, tables->state_table, true))
+		foreach(lc, cqrs_view_table_constraints(view, tables->state_table, true))
 			run_ddl(lfirst(lc));
 	cqrs_view_depend_describe(view, tables, name);
 	cqrs_view_depend_record(view, tables);

@@ -1,6 +1,6 @@
 /*
  * view_sql.c
- *		The statements that make, fill and maintain a view's read table.
+ *		The statements that fill and maintain a view's read table.
  *
  * Names come from the catalogs and expressions from PostgreSQL's deparser; the
  * user's text is in none of the statements. Columns of the read table are found
@@ -34,17 +34,13 @@
 #include "postgres.h"
 
 #include "access/attnum.h"
-#include "access/htup_details.h"
-#include "catalog/pg_collation.h"
 #include "lib/stringinfo.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
-#include "utils/syscache.h"
 
 #include "view_merge.h"
 #include "view_sql.h"
 
-static void sql_columns(StringInfo sql, const CqrsView *view, bool keys_only);
 static void sql_names(CqrsViewSql *sql, const char *prefix);
 static void sql_values(CqrsViewSql *sql, const char *prefix);
 static char *sql_apply(CqrsViewSql *sql, bool return_keys);
@@ -62,115 +58,12 @@ static void sql_special(CqrsViewSql *sql, const char *prefix);
 static void sql_key(CqrsViewSql *sql, const char *prefix, bool is_delta);
 static const CqrsViewColumn *kept_column(const CqrsView *view, int kept);
 
-/* ------------------------------------------------------------ the tables */
-
-/* CREATE TABLE for the read table. The name is not yet quoted. */
-char *
-cqrs_view_sql_create(const CqrsView *view, Oid schema, const char *name)
-{
-	StringInfoData sql;
-
-	initStringInfo(&sql);
-	appendStringInfo(&sql, "CREATE TABLE %s (",
-					 quote_qualified_identifier(get_namespace_name(schema), name));
-	sql_columns(&sql, view, false);
-	appendStringInfoChar(&sql, ')');
-	return sql.data;
-}
-
-/* CREATE TABLE for the state table: the read table's key, and positions. */
-char *
-cqrs_view_sql_create_state(const CqrsView *view, Oid schema, const char *name)
-{
-	StringInfoData sql;
-
-	initStringInfo(&sql);
-	appendStringInfo(&sql, "CREATE TABLE %s (",
-					 quote_qualified_identifier(get_namespace_name(schema), name));
-	sql_columns(&sql, view, true);
-	for (int i = 0; i < view->nkept; i++)
-		appendStringInfo(&sql, "%sposition_%d pg_catalog.int8",
-						 i == 0 && view->nkeys == 0 ? "" : ", ", i + 1);
-	appendStringInfoChar(&sql, ')');
-	return sql.data;
-}
-
-/*
- * What a table gets once it is filled: a list of statements. NULL is a group
- * like any other; a table of one row has an index that says so.
- */
-List *
-cqrs_view_sql_constraints(const CqrsView *view, Oid relid, bool is_state)
-{
-	StringInfoData key;
-	char	   *name = cqrs_view_merge_relation(relid);
-	List	   *result = NIL;
-	int			number = 0;
-
-	initStringInfo(&key);
-	for (int i = 0; i < view->ncolumns; i++)
-	{
-		bool		is_key = view->columns[i].role == CQRS_VIEW_KEY;
-
-		if (is_key || !is_state)
-			number++;
-		if (is_key || (view->columns[i].is_position && key.len == 0))
-			appendStringInfo(&key, "%s%s", key.len > 0 ? ", " : "",
-							 quote_identifier(cqrs_view_merge_column(relid, number)));
-	}
-	if (key.len > 0 && !view->nullable_key)
-		return list_make1(psprintf("ALTER TABLE %s ADD PRIMARY KEY (%s)", name, key.data));
-	if (key.len > 0)
-		result = lappend(result, psprintf("ALTER TABLE %s ADD UNIQUE NULLS NOT DISTINCT (%s)",
-										  name, key.data));
-	else if (view->grouped)
-		result = lappend(result, psprintf("CREATE UNIQUE INDEX ON %s ((true))", name));
-
-	/* without a primary key, updates could not be replicated from here */
-	return lappend(result, psprintf("ALTER TABLE %s REPLICA IDENTITY FULL", name));
-}
-
-static void
-sql_columns(StringInfo sql, const CqrsView *view, bool keys_only)
-{
-	int			number = 0;
-
-	for (int i = 0; i < view->ncolumns; i++)
-	{
-		const CqrsViewColumn *column = &view->columns[i];
-
-		if (keys_only && column->role != CQRS_VIEW_KEY)
-			continue;
-		number++;
-		appendStringInfoString(sql, number > 1 ? ", " : "");
-		if (keys_only)
-			appendStringInfo(sql, "key_%d", number);
-		else
-			appendStringInfoString(sql, quote_identifier(column->name));
-		appendStringInfo(sql, " %s", format_type_extended(column->type, column->typmod,
-														  FORMAT_TYPE_TYPEMOD_GIVEN |
-														  FORMAT_TYPE_FORCE_QUALIFY));
-		if (OidIsValid(column->collation))
-		{
-			HeapTuple	tuple = SearchSysCache1(COLLOID, ObjectIdGetDatum(column->collation));
-			Form_pg_collation collation;
-
-			if (!HeapTupleIsValid(tuple))
-				elog(ERROR, "cache lookup failed for collation %u", column->collation);
-			collation = (Form_pg_collation) GETSTRUCT(tuple);
-			appendStringInfo(sql, " COLLATE %s",
-							 quote_qualified_identifier(get_namespace_name(collation->collnamespace),
-														NameStr(collation->collname)));
-			ReleaseSysCache(tuple);
-		}
-	}
-}
-
 /* ---------------------------------------------------------- whole batches */
 
 /*
  * Fill empty tables, without their constraints, from all events at once. outbox
- * is what to select from, under the alias "events"; $1 is "settled". Returns one row: the snapshot.
+ * is what to select from, under the alias "events"; $1 is "settled". Returns one
+ * row: the snapshot.
  */
 char *
 cqrs_view_sql_fill(const CqrsView *view, const CqrsViewTables *tables, const char *outbox)

@@ -1,6 +1,7 @@
 /*
  * view_table.c
- *		Do a view's tables still fit its query?
+ *		A view's tables: the statements that make them, and do they still fit the
+ *		query?
  *
  * Their owner may alter them as any other table. What merges old and new relies on
  * the types, the collations, and a unique index over the groups.
@@ -8,17 +9,88 @@
 #include "postgres.h"
 
 #include "access/genam.h"
+#include "access/htup_details.h"
 #include "access/table.h"
+#include "catalog/pg_collation.h"
+#include "lib/stringinfo.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/rel.h"
 #include "utils/relcache.h"
+#include "utils/syscache.h"
 
 #include "view_table.h"
 
+static void table_columns(StringInfo sql, const CqrsView *view, bool keys_only);
 static void check_types(const CqrsView *view, Oid read_table);
 static void check_key(const CqrsView *view, Oid relid, bool is_state);
 static bool index_is_key(const CqrsView *view, Relation index, bool is_state);
+
+/* CREATE TABLE for the read table. The name is not yet quoted. */
+char *
+cqrs_view_table_create(const CqrsView *view, Oid schema, const char *name)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "CREATE TABLE %s (",
+					 quote_qualified_identifier(get_namespace_name(schema), name));
+	table_columns(&sql, view, false);
+	appendStringInfoChar(&sql, ')');
+	return sql.data;
+}
+
+/* CREATE TABLE for the state table: the read table's key, and positions. */
+char *
+cqrs_view_table_create_state(const CqrsView *view, Oid schema, const char *name)
+{
+	StringInfoData sql;
+
+	initStringInfo(&sql);
+	appendStringInfo(&sql, "CREATE TABLE %s (",
+					 quote_qualified_identifier(get_namespace_name(schema), name));
+	table_columns(&sql, view, true);
+	for (int i = 0; i < view->nkept; i++)
+		appendStringInfo(&sql, "%sposition_%d pg_catalog.int8",
+						 i == 0 && view->nkeys == 0 ? "" : ", ", i + 1);
+	appendStringInfoChar(&sql, ')');
+	return sql.data;
+}
+
+/*
+ * What a table gets once it is filled: a list of statements. NULL is a group
+ * like any other; a table of one row has an index that says so.
+ */
+List *
+cqrs_view_table_constraints(const CqrsView *view, Oid relid, bool is_state)
+{
+	StringInfoData key;
+	char	   *name = cqrs_view_merge_relation(relid);
+	List	   *result = NIL;
+	int			number = 0;
+
+	initStringInfo(&key);
+	for (int i = 0; i < view->ncolumns; i++)
+	{
+		bool		is_key = view->columns[i].role == CQRS_VIEW_KEY;
+
+		if (is_key || !is_state)
+			number++;
+		if (is_key || (view->columns[i].is_position && key.len == 0))
+			appendStringInfo(&key, "%s%s", key.len > 0 ? ", " : "",
+							 quote_identifier(cqrs_view_merge_column(relid, number)));
+	}
+	if (key.len > 0 && !view->nullable_key)
+		return list_make1(psprintf("ALTER TABLE %s ADD PRIMARY KEY (%s)", name, key.data));
+	if (key.len > 0)
+		result = lappend(result, psprintf("ALTER TABLE %s ADD UNIQUE NULLS NOT DISTINCT (%s)",
+										  name, key.data));
+	else if (view->grouped)
+		result = lappend(result, psprintf("CREATE UNIQUE INDEX ON %s ((true))", name));
+
+	/* without a primary key, updates could not be replicated from here */
+	return lappend(result, psprintf("ALTER TABLE %s REPLICA IDENTITY FULL", name));
+}
 
 /*
  * Throw where a view's tables can't be maintained any more. Locks them, and their
@@ -31,6 +103,42 @@ cqrs_view_table_check(const CqrsView *view, const CqrsViewTables *tables)
 	check_key(view, tables->read_table, false);
 	if (OidIsValid(tables->state_table))
 		check_key(view, tables->state_table, true);
+}
+
+static void
+table_columns(StringInfo sql, const CqrsView *view, bool keys_only)
+{
+	int			number = 0;
+
+	for (int i = 0; i < view->ncolumns; i++)
+	{
+		const CqrsViewColumn *column = &view->columns[i];
+
+		if (keys_only && column->role != CQRS_VIEW_KEY)
+			continue;
+		number++;
+		appendStringInfoString(sql, number > 1 ? ", " : "");
+		if (keys_only)
+			appendStringInfo(sql, "key_%d", number);
+		else
+			appendStringInfoString(sql, quote_identifier(column->name));
+		appendStringInfo(sql, " %s", format_type_extended(column->type, column->typmod,
+														  FORMAT_TYPE_TYPEMOD_GIVEN |
+														  FORMAT_TYPE_FORCE_QUALIFY));
+		if (OidIsValid(column->collation))
+		{
+			HeapTuple	tuple = SearchSysCache1(COLLOID, ObjectIdGetDatum(column->collation));
+			Form_pg_collation collation;
+
+			if (!HeapTupleIsValid(tuple))
+				elog(ERROR, "cache lookup failed for collation %u", column->collation);
+			collation = (Form_pg_collation) GETSTRUCT(tuple);
+			appendStringInfo(sql, " COLLATE %s",
+							 quote_qualified_identifier(get_namespace_name(collation->collnamespace),
+														NameStr(collation->collname)));
+			ReleaseSysCache(tuple);
+		}
+	}
 }
 
 /* Throw where the read table's columns are not of the query's types any more. */
@@ -88,7 +196,7 @@ check_key(const CqrsView *view, Oid relid, bool is_state)
 				(errcode(ERRCODE_INVALID_TABLE_DEFINITION),
 				 errmsg("read table \"%s\" has lost the unique constraint of its groups",
 						get_rel_name(relid)),
-				 errhint("%s;", (char *) linitial(cqrs_view_sql_constraints(view, relid, is_state)))));
+				 errhint("%s;", (char *) linitial(cqrs_view_table_constraints(view, relid, is_state)))));
 }
 
 /* Is it a unique index over a view's groups? That of a table of one row is over an expression. */

@@ -1,13 +1,17 @@
 /*
  * view_table.h
- *		Do a view's tables still fit its query?
+ *		A view's tables: the statements that make them, and do they still fit the
+ *		query?
  */
 #ifndef CQRS_VIEW_TABLE_H
 #define CQRS_VIEW_TABLE_H
 
 #include "view.h"
-#include "view_sql.h"
+#include "view_merge.h"
 
+extern char *cqrs_view_table_create(const CqrsView *view, Oid schema, const char *name);
+extern char *cqrs_view_table_create_state(const CqrsView *view, Oid schema, const char *name);
+extern List *cqrs_view_table_constraints(const CqrsView *view, Oid relid, bool is_state);
 extern void cqrs_view_table_check(const CqrsView *view, const CqrsViewTables *tables);
 
 #endif							/* CQRS_VIEW_TABLE_H */
