@@ -64,6 +64,7 @@ static void handler_view_begin(CqrsProjection *projection);
 static void handler_view_restored(CqrsProjection *projection);
 static int	handler_view_narrow(CqrsProjection *projection, CqrsEvent **events, int nevents,
 								TupleDesc desc);
+static int	view_narrow(const CqrsView *view, CqrsEvent **events, int nevents, TupleDesc desc);
 static void narrow_keep(int i, Datum value, bool isnull, void *arg);
 static uint64 *handler_view_hash_keys(CqrsProjection *projection, CqrsEvent **events,
 									  int nevents, TupleDesc desc);
@@ -149,13 +150,13 @@ view_apply_one(CqrsMaintained *maintained, CqrsHandlerCall *call, bool tell, Cqr
 	char		nulls[CQRS_VIEW_NEVENT_ARGS];
 	CqrsEvent  *event = call->events[0];
 	CqrsQuery  *query = tell ? &maintained->apply_telling[0] : &maintained->apply[0];
-	bool		steady = cqrs_steady_lock(query);
+	bool		steady = cqrs_steady_expected(query);
 
 	if (!steady)
 		cqrs_settings_put(&call->projection->settings);
 
-	/* to ask first is cheaper than a statement that does nothing */
-	if (handler_view_narrow(call->projection, &event, 1, call->batch->desc) == 0)
+	/* to ask first is cheaper than a statement that does nothing, and locks nothing */
+	if (view_narrow(maintained->view, &event, 1, call->batch->desc) == 0)
 		return;
 	memset(nulls, ' ', sizeof(nulls));
 	args[0] = Int64GetDatum(call->batch->peak);
@@ -164,10 +165,16 @@ view_apply_one(CqrsMaintained *maintained, CqrsHandlerCall *call, bool tell, Cqr
 	for (int i = 0; i < CQRS_EVENT_NCOLUMNS; i++)
 		if (isnull[i])
 			nulls[2 + i] = 'n';
+	if (steady && cqrs_steady_run(query, args, nulls, row_fn, keys))
+		return;
 	if (steady)
-		cqrs_steady_run(query, args, nulls, row_fn, keys);
-	else
-		cqrs_query_run(query, args, nulls, row_fn, keys);
+	{
+		/* while it waited for a lock, the statement may have become another */
+		cqrs_view_cache_get(call->projection);
+		cqrs_settings_put(&call->projection->settings);
+	}
+	cqrs_query_run(query, args, nulls, row_fn, keys);
+	cqrs_steady_judge(query);
 }
 
 /* Have the statement find the events in the outbox. */
@@ -237,7 +244,12 @@ handler_view_restored(CqrsProjection *projection)
 static int
 handler_view_narrow(CqrsProjection *projection, CqrsEvent **events, int nevents, TupleDesc desc)
 {
-	const CqrsView *view = cqrs_view_cache_get(projection)->view;
+	return view_narrow(cqrs_view_cache_get(projection)->view, events, nevents, desc);
+}
+
+static int
+view_narrow(const CqrsView *view, CqrsEvent **events, int nevents, TupleDesc desc)
+{
 	Narrowing	narrowing = {.events = events};
 
 	if (view->where_expr == NULL)

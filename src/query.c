@@ -235,6 +235,10 @@ cqrs_query_forget(CqrsQuery *query)
 	if (query->plan != NULL)
 		SPI_freeplan(query->plan);
 	query->plan = NULL;
+
+	/* the next plan counts its generations anew */
+	query->planned = 0;
+	query->judged = 0;
 }
 
 /* The order of magnitude: 0 for one row, 1 for up to 10, 2 for up to 100, … */

@@ -13,7 +13,11 @@
  * again where the search_path is another, and might find a publisher's operators.
  * So the plan is run past plancache, and only as long as that holds it for valid.
  * What makes a statement steady are definitions that a change of makes the plan
- * invalid, so that is judged once for a plan.
+ * invalid, so that is judged once for a plan: after its first run, when the tables
+ * are locked, and the settings in force.
+ *
+ * Whoever overlooks something here lets publishers choose what an owner's names
+ * mean, with the owner's rights. So what is not known to be steady is not.
  */
 #include "postgres.h"
 
@@ -41,7 +45,6 @@
 static CachedPlanSource *steady_source(const CqrsQuery *query);
 static PlannedStmt *steady_plan(const CachedPlanSource *source);
 static bool steady_is_kept(const CqrsQuery *query, const CachedPlanSource *source);
-static bool steady_judge(const CachedPlanSource *source);
 static bool node_is_unsteady(Node *node, void *context);
 static bool query_is_unsteady(Query *query);
 static bool conflict_is_unsteady(OnConflictExpr *conflict);
@@ -52,43 +55,25 @@ static bool index_is_unsteady(Oid indexid);
 static void steady_error_callback(void *arg);
 
 /*
- * Is the statement's plan there, valid, and steady? If so, its tables are locked
- * until the end of the transaction, as for running it, which cqrs_steady_run may
- * do next. The current user is the one that the plan was made as.
+ * Is there a plan that was found steady, and that is still valid as far as this
+ * process has heard? Takes no locks: cqrs_steady_run looks again.
  */
 bool
-cqrs_steady_lock(CqrsQuery *query)
+cqrs_steady_expected(const CqrsQuery *query)
 {
-	CachedPlanSource *source = steady_source(query);
-	ListCell   *lc;
+	const CachedPlanSource *source = steady_source(query);
 
-	if (source == NULL || !steady_is_kept(query, source) ||
-		(query->judged == source->generation && !query->steady))
-		return false;
-	foreach(lc, steady_plan(source)->rtable)
-	{
-		RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
-
-		if (rte->rtekind == RTE_RELATION)
-			LockRelationOid(rte->relid, rte->rellockmode);
-	}
-
-	/* to have the locks is to have heard of all that was done before */
-	if (!steady_is_kept(query, source))
-		return false;
-	if (query->judged != source->generation)
-	{
-		query->steady = steady_judge(source);
-		query->judged = source->generation;
-	}
-	return query->steady;
+	return source != NULL && query->steady && query->judged == source->generation &&
+		steady_is_kept(query, source);
 }
 
 /*
- * Run a statement whose tables cqrs_steady_lock has locked. Arguments as for
- * cqrs_query_run, and the same for whoever looks on.
+ * Run a statement whose plan is expected to be steady, as the user that it was made
+ * as. Arguments as for cqrs_query_run; hooks and error messages see what they see
+ * there. Returns false where the plan is not valid any more, with the statement's
+ * tables locked and nothing done: then it is to be run under its settings.
  */
-void
+bool
 cqrs_steady_run(CqrsQuery *query, const Datum *args, const char *nulls, CqrsRowFn row_fn,
 				void *arg)
 {
@@ -100,6 +85,19 @@ cqrs_steady_run(CqrsQuery *query, const Datum *args, const char *nulls, CqrsRowF
 		.callback = steady_error_callback,
 		.arg = query
 	};
+	ListCell   *lc;
+
+	foreach(lc, steady_plan(source)->rtable)
+	{
+		RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
+
+		if (rte->rtekind == RTE_RELATION)
+			LockRelationOid(rte->relid, rte->rellockmode);
+	}
+
+	/* to have the locks is to have heard of all that was done before */
+	if (!steady_is_kept(query, source))
+		return false;
 
 	cqrs_query_receiver(&receiver, row_fn, arg);
 	error_context_stack = &callback;
@@ -118,6 +116,24 @@ cqrs_steady_run(CqrsQuery *query, const Datum *args, const char *nulls, CqrsRowF
 	PopActiveSnapshot();
 	CommandCounterIncrement();
 	error_context_stack = callback.previous;
+	return true;
+}
+
+/*
+ * Find out whether the plan that a statement was just run by is steady, unless
+ * that is known. The run has locked the tables; settings and user are still what it
+ * had.
+ */
+void
+cqrs_steady_judge(CqrsQuery *query)
+{
+	const CachedPlanSource *source = steady_source(query);
+
+	if (source == NULL || query->judged == source->generation || !steady_is_kept(query, source))
+		return;
+	query->steady = !source->dependsOnRLS &&
+		!node_is_unsteady((Node *) source->query_list, NULL);
+	query->judged = source->generation;
 }
 
 static CachedPlanSource *
@@ -143,12 +159,6 @@ steady_is_kept(const CqrsQuery *query, const CachedPlanSource *source)
 		!TransactionIdIsValid(plan->saved_xmin) &&
 		(!plan->dependsOnRole || plan->planRoleId == GetUserId()) &&
 		list_length(plan->stmt_list) == 1;
-}
-
-static bool
-steady_judge(const CachedPlanSource *source)
-{
-	return !source->dependsOnRLS && !node_is_unsteady((Node *) source->query_list, NULL);
 }
 
 /*
