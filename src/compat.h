@@ -75,6 +75,14 @@
 #define cqrs_compat_executor_run(desc) ExecutorRun(desc, ForwardScanDirection, 0, true)
 #endif
 
+/* 18 has generated columns that are not stored; NOT NULL computes them, too */
+#if PG_VERSION_NUM >= 180000
+#define cqrs_compat_has_generated(constr) \
+	((constr)->has_generated_stored || (constr)->has_generated_virtual)
+#else
+#define cqrs_compat_has_generated(constr) ((constr)->has_generated_stored)
+#endif
+
 /* 18 has the grouping expressions in a range table entry of their own */
 #if PG_VERSION_NUM >= 180000
 #define cqrs_compat_flatten_group(query) \

@@ -21,23 +21,26 @@
  */
 #include "postgres.h"
 
-#include "access/amapi.h"
 #include "access/genam.h"
 #include "access/table.h"
 #include "access/transam.h"
 #include "access/xact.h"
+#include "catalog/pg_index.h"
 #include "catalog/pg_proc.h"
+#include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "storage/lmgr.h"
+#include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
 #include "utils/plancache.h"
 #include "utils/rel.h"
 #include "utils/relcache.h"
 #include "utils/snapmgr.h"
+#include "utils/syscache.h"
 
 #include "compat.h"
 #include "steady.h"
@@ -49,9 +52,10 @@ static bool node_is_unsteady(Node *node, void *context);
 static bool query_is_unsteady(Query *query);
 static bool conflict_is_unsteady(OnConflictExpr *conflict);
 static bool function_is_unsteady(Oid function, void *context);
-static bool type_is_ours_to_judge(Oid type);
+static bool type_is_unsteady(Oid type);
 static bool table_is_unsteady(Oid relid);
 static bool index_is_unsteady(Oid indexid);
+static Node *index_expression(Relation index, AttrNumber column);
 static void steady_error_callback(void *arg);
 
 /*
@@ -162,8 +166,8 @@ steady_is_kept(const CqrsQuery *query, const CachedPlanSource *source)
 }
 
 /*
- * Can a setting matter to a part of an analysed statement? What is not known here
- * can.
+ * Can a setting matter to a part of an analysed statement? The types of what values
+ * come from are looked at; functions that were looked at give no others.
  */
 static bool
 node_is_unsteady(Node *node, void *context)
@@ -179,9 +183,11 @@ node_is_unsteady(Node *node, void *context)
 		case T_Var:
 		case T_Const:
 		case T_Param:
-		case T_RelabelType:
+		case T_ArrayExpr:
+		case T_CoerceViaIO:
 		case T_MinMaxExpr:
-			if (!type_is_ours_to_judge(exprType(node)))
+		case T_RelabelType:
+			if (type_is_unsteady(exprType(node)))
 				return true;
 			break;
 		case T_List:
@@ -199,7 +205,6 @@ node_is_unsteady(Node *node, void *context)
 		case T_NullIfExpr:
 		case T_ScalarArrayOpExpr:
 		case T_BoolExpr:
-		case T_CoerceViaIO:
 		case T_CaseExpr:
 		case T_CaseWhen:
 		case T_CaseTestExpr:
@@ -243,58 +248,96 @@ conflict_is_unsteady(OnConflictExpr *conflict)
 }
 
 /*
- * Some that are called immutable do depend on a setting: how intervals are written,
- * and what abbreviations of time zones mean.
+ * Some that are called immutable do depend on a setting, abbreviations of time zones
+ * or the time zone; or they call what others have made.
  */
 static bool
 function_is_unsteady(Oid function, void *context)
 {
-	return function >= FirstGenbkiObjectId ||
-		func_volatile(function) != PROVOLATILE_IMMUTABLE ||
-		function == F_INTERVAL_OUT ||
-		function == F_TIMEZONE_TEXT_TIMESTAMP || function == F_TIMEZONE_TEXT_TIMESTAMPTZ;
+	switch (function)
+	{
+		case F_AGE_TIMESTAMPTZ_TIMESTAMPTZ:
+		case F_SATISFIES_HASH_PARTITION:
+		case F_TIMEZONE_TEXT_TIMESTAMP:
+		case F_TIMEZONE_TEXT_TIMESTAMPTZ:
+			return true;
+		default:
+			return function >= FirstGenbkiObjectId ||
+				func_volatile(function) != PROVOLATILE_IMMUTABLE;
+	}
 }
 
-/* PostgreSQL's own; immutable functions of its own call those of others' types. */
+/*
+ * May a setting matter to immutable functions of PostgreSQL's that are given a value
+ * of the type? Those that take any type call functions of others' types and of rows'
+ * columns. A path may read names of months (lc_time), and a dictionary of text search
+ * looks up another one by its name (search_path).
+ */
 static bool
-type_is_ours_to_judge(Oid type)
+type_is_unsteady(Oid type)
 {
-	return type < FirstGenbkiObjectId && type != RECORDOID;
+	return type >= FirstGenbkiObjectId || type == RECORDOID || type == JSONPATHOID ||
+		type == REGCONFIGOID || type == REGDICTIONARYOID;
 }
 
-/* Does anything run when the table is written to that is not our write guard, and may depend on a setting? */
+/*
+ * May something run when the table is written to that a setting matters to? Of
+ * triggers, our write guard does not. Columns that a statement does not name count,
+ * too: NULL is put into them, and the constraints of a domain look at it.
+ */
 static bool
 table_is_unsteady(Oid relid)
 {
 	Relation	rel = table_open(relid, NoLock);
-	TupleConstr *constr = RelationGetDescr(rel)->constr;
+	TupleDesc	desc = RelationGetDescr(rel);
 	Oid			ours = get_rel_namespace(cqrs_query_relation("registry", false));
-	bool		result = constr != NULL && (constr->num_check > 0 || constr->has_generated_stored);
+	bool		result = desc->constr != NULL &&
+		(desc->constr->num_check > 0 || cqrs_compat_has_generated(desc->constr));
 	ListCell   *lc;
 
+	for (int i = 0; i < desc->natts; i++)
+		result |= !TupleDescAttr(desc, i)->attisdropped &&
+			type_is_unsteady(TupleDescAttr(desc, i)->atttypid);
 	for (int i = 0; rel->trigdesc != NULL && i < rel->trigdesc->numtriggers; i++)
-		result |= get_func_namespace(rel->trigdesc->triggers[i].tgfoid) != ours;
+		result |= rel->trigdesc->triggers[i].tgqual != NULL ||
+			get_func_namespace(rel->trigdesc->triggers[i].tgfoid) != ours;
 	foreach(lc, RelationGetIndexList(rel))
 		result |= index_is_unsteady(lfirst_oid(lc));
 	table_close(rel, NoLock);
 	return result;
 }
 
+/*
+ * The same for an index. PostgreSQL's own families of operators have PostgreSQL's own
+ * functions only, for its own types.
+ */
 static bool
 index_is_unsteady(Oid indexid)
 {
 	Relation	index = index_open(indexid, AccessShareLock);
-	int			nsupport = IndexRelationGetNumberOfKeyAttributes(index) * index->rd_indam->amsupport;
 	bool		result = index->rd_rel->relam >= FirstGenbkiObjectId ||
-		node_is_unsteady((Node *) RelationGetIndexExpressions(index), NULL) ||
-		node_is_unsteady((Node *) RelationGetIndexPredicate(index), NULL);
+		node_is_unsteady(index_expression(index, Anum_pg_index_indexprs), NULL) ||
+		node_is_unsteady(index_expression(index, Anum_pg_index_indpred), NULL);
 
-	for (int i = 0; i < nsupport; i++)
-		result |= index->rd_support[i] >= FirstGenbkiObjectId;
 	for (int i = 0; i < IndexRelationGetNumberOfKeyAttributes(index); i++)
-		result |= !type_is_ours_to_judge(TupleDescAttr(RelationGetDescr(index), i)->atttypid);
+		result |= index->rd_opfamily[i] >= FirstGenbkiObjectId ||
+			type_is_unsteady(TupleDescAttr(RelationGetDescr(index), i)->atttypid);
 	index_close(index, AccessShareLock);
 	return result;
+}
+
+/*
+ * Expressions of an index as they were declared, or NULL. In the relcache, functions
+ * in SQL are inlined already; which others these call is a matter of the search_path
+ * each time that an entry is made.
+ */
+static Node *
+index_expression(Relation index, AttrNumber column)
+{
+	bool		isnull;
+	Datum		value = SysCacheGetAttr(INDEXRELID, index->rd_indextuple, column, &isnull);
+
+	return isnull ? NULL : stringToNode(TextDatumGetCString(value));
 }
 
 static void
