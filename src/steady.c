@@ -7,7 +7,7 @@
  * of what the statement does. But most such statements are steady: whatever they
  * call is PostgreSQL's own and immutable, and their tables call nothing else when
  * they are written to. So they mean the same under all settings, but for those
- * that query.c gives fixed values.
+ * that settings.c gives fixed values.
  *
  * It is the plan that is steady, not the text: plancache would look up its names
  * again where the search_path is another, and might find a publisher's operators.
@@ -165,10 +165,7 @@ steady_is_kept(const CqrsQuery *query, const CachedPlanSource *source)
 		list_length(plan->stmt_list) == 1;
 }
 
-/*
- * Can a setting matter to a part of an analysed statement? The types of what values
- * come from are looked at; functions that were looked at give no others.
- */
+/* Can a setting matter to a part of an analysed statement? What is not known here can. */
 static bool
 node_is_unsteady(Node *node, void *context)
 {
@@ -180,16 +177,6 @@ node_is_unsteady(Node *node, void *context)
 			return query_is_unsteady((Query *) node);
 		case T_OnConflictExpr:
 			return conflict_is_unsteady((OnConflictExpr *) node);
-		case T_Var:
-		case T_Const:
-		case T_Param:
-		case T_ArrayExpr:
-		case T_CoerceViaIO:
-		case T_MinMaxExpr:
-		case T_RelabelType:
-			if (type_is_unsteady(exprType(node)))
-				return true;
-			break;
 		case T_List:
 		case T_TargetEntry:
 		case T_FromExpr:
@@ -199,19 +186,29 @@ node_is_unsteady(Node *node, void *context)
 		case T_CommonTableExpr:
 		case T_SortGroupClause:
 		case T_SubLink:
+		case T_CaseWhen:
+			break;
+		case T_Var:
+		case T_Const:
+		case T_Param:
 		case T_FuncExpr:
 		case T_OpExpr:
 		case T_DistinctExpr:
 		case T_NullIfExpr:
 		case T_ScalarArrayOpExpr:
 		case T_BoolExpr:
+		case T_RelabelType:
+		case T_CoerceViaIO:
 		case T_CaseExpr:
-		case T_CaseWhen:
 		case T_CaseTestExpr:
+		case T_ArrayExpr:
 		case T_CoalesceExpr:
+		case T_MinMaxExpr:
 		case T_NullTest:
 		case T_BooleanTest:
 		case T_Aggref:
+			if (type_is_unsteady(exprType(node)))
+				return true;
 			break;
 		default:
 			return true;
@@ -248,8 +245,8 @@ conflict_is_unsteady(OnConflictExpr *conflict)
 }
 
 /*
- * Some that are called immutable do depend on a setting, abbreviations of time zones
- * or the time zone; or they call what others have made.
+ * Some that are called immutable do depend on a setting: on the time zone, on
+ * abbreviations of such, on the search_path in which a conversion is looked for.
  */
 static bool
 function_is_unsteady(Oid function, void *context)
@@ -257,7 +254,9 @@ function_is_unsteady(Oid function, void *context)
 	switch (function)
 	{
 		case F_AGE_TIMESTAMPTZ_TIMESTAMPTZ:
-		case F_SATISFIES_HASH_PARTITION:
+		case F_CONVERT:
+		case F_CONVERT_FROM:
+		case F_CONVERT_TO:
 		case F_TIMEZONE_TEXT_TIMESTAMP:
 		case F_TIMEZONE_TEXT_TIMESTAMPTZ:
 			return true;
@@ -268,16 +267,44 @@ function_is_unsteady(Oid function, void *context)
 }
 
 /*
- * May a setting matter to immutable functions of PostgreSQL's that are given a value
- * of the type? Those that take any type call functions of others' types and of rows'
- * columns. A path may read names of months (lc_time), and a dictionary of text search
- * looks up another one by its name (search_path).
+ * May a setting matter to immutable functions of PostgreSQL's that are given values
+ * of the type, but for the above? Not where it is one of the types that nearly all
+ * columns have. Of others, functions call code of users: comparisons of rows and of
+ * their types, dictionaries of text search, partitions by an OID; or they read names
+ * of months, as a jsonpath does.
  */
 static bool
 type_is_unsteady(Oid type)
 {
-	return type >= FirstGenbkiObjectId || type == RECORDOID || type == JSONPATHOID ||
-		type == REGCONFIGOID || type == REGDICTIONARYOID;
+	Oid			element = type < FirstGenbkiObjectId ? get_element_type(type) : InvalidOid;
+
+	switch (OidIsValid(element) ? element : type)
+	{
+		case BOOLOID:
+		case BPCHAROID:
+		case BYTEAOID:
+		case CHAROID:
+		case DATEOID:
+		case FLOAT4OID:
+		case FLOAT8OID:
+		case INT2OID:
+		case INT4OID:
+		case INT8OID:
+		case INTERVALOID:
+		case JSONBOID:
+		case JSONOID:
+		case NAMEOID:
+		case NUMERICOID:
+		case TEXTOID:
+		case TIMEOID:
+		case TIMESTAMPOID:
+		case TIMESTAMPTZOID:
+		case UUIDOID:
+		case VARCHAROID:
+			return false;
+		default:
+			return true;
+	}
 }
 
 /*
