@@ -7,6 +7,7 @@
 
 #include "access/htup_details.h"
 #include "common/hashfn.h"
+#include "storage/lmgr.h"
 #include "utils/typcache.h"
 
 #include "handler_view.h"
@@ -54,6 +55,7 @@ typedef struct Hashing
 } Hashing;
 
 static void handler_view_apply(CqrsHandlerCall *call);
+static void view_lock_tables(const CqrsProjection *projection);
 static void view_apply_batch(CqrsMaintained *maintained, CqrsHandlerCall *call, bool tell,
 							 CqrsRowFn row_fn, Keys *keys);
 static void view_apply_one(CqrsMaintained *maintained, CqrsHandlerCall *call, bool tell,
@@ -104,6 +106,7 @@ handler_view_apply(CqrsHandlerCall *call)
 		view_apply_one(maintained, call, tell, row_fn, &keys);
 	else
 	{
+		view_lock_tables(call->projection);
 		cqrs_settings_put(&call->projection->settings);
 		if (call->range != NULL)
 			view_apply_range(maintained, call, tell, row_fn, &keys);
@@ -115,6 +118,19 @@ handler_view_apply(CqrsHandlerCall *call)
 		call->keys = keys.keys;
 		call->nkeys = keys.nkeys;
 	}
+}
+
+/*
+ * Lock the view's tables as its statements will, and have these made for what the
+ * tables are by then: who waits for somebody to rename a column must not ask for the
+ * old one. What the cache gave before has its new contents.
+ */
+static void
+view_lock_tables(const CqrsProjection *projection)
+{
+	for (int i = 0; i < projection->ntables; i++)
+		LockRelationOid(projection->tables[i], RowExclusiveLock);
+	cqrs_view_cache_get(projection);
 }
 
 /* Have the statement read the events as rows in memory. */
@@ -167,12 +183,9 @@ view_apply_one(CqrsMaintained *maintained, CqrsHandlerCall *call, bool tell, Cqr
 			nulls[2 + i] = 'n';
 	if (steady && cqrs_steady_run(query, args, nulls, row_fn, keys))
 		return;
+	view_lock_tables(call->projection);
 	if (steady)
-	{
-		/* while it waited for a lock, the statement may have become another */
-		cqrs_view_cache_get(call->projection);
 		cqrs_settings_put(&call->projection->settings);
-	}
 	cqrs_query_run(query, args, nulls, row_fn, keys);
 	cqrs_steady_judge(query);
 }
