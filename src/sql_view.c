@@ -158,13 +158,13 @@ view_create_tables(const CqrsView *view, const char *name, CqrsViewTables *table
 {
 	Oid			schema = RangeVarGetCreationNamespace(makeRangeVar(NULL, pstrdup(name), -1));
 
-	run_ddl(cqrs_view_table_create(view, schema, name));
+	run_ddl(cqrs_view_table_create(view, schema, name, false));
 	tables->read_table = get_relname_relid(name, schema);
 	if (view->nkept > 0)
 	{
 		char	   *state = ChooseRelationName(name, NULL, "state", schema, false);
 
-		run_ddl(cqrs_view_table_create_state(view, schema, state));
+		run_ddl(cqrs_view_table_create(view, schema, state, true));
 		tables->state_table = get_relname_relid(state, schema);
 	}
 }

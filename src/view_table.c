@@ -26,31 +26,20 @@ static void check_types(const CqrsView *view, Oid read_table);
 static void check_key(const CqrsView *view, Oid relid, bool is_state);
 static bool index_is_key(const CqrsView *view, Relation index, bool is_state);
 
-/* CREATE TABLE for the read table. The name is not yet quoted. */
+/*
+ * CREATE TABLE for the read table, or for the state table: the read table's key, and
+ * positions. The name is not yet quoted.
+ */
 char *
-cqrs_view_table_create(const CqrsView *view, Oid schema, const char *name)
+cqrs_view_table_create(const CqrsView *view, Oid schema, const char *name, bool is_state)
 {
 	StringInfoData sql;
 
 	initStringInfo(&sql);
 	appendStringInfo(&sql, "CREATE TABLE %s (",
 					 quote_qualified_identifier(get_namespace_name(schema), name));
-	table_columns(&sql, view, false);
-	appendStringInfoChar(&sql, ')');
-	return sql.data;
-}
-
-/* CREATE TABLE for the state table: the read table's key, and positions. */
-char *
-cqrs_view_table_create_state(const CqrsView *view, Oid schema, const char *name)
-{
-	StringInfoData sql;
-
-	initStringInfo(&sql);
-	appendStringInfo(&sql, "CREATE TABLE %s (",
-					 quote_qualified_identifier(get_namespace_name(schema), name));
-	table_columns(&sql, view, true);
-	for (int i = 0; i < view->nkept; i++)
+	table_columns(&sql, view, is_state);
+	for (int i = 0; i < view->nkept && is_state; i++)
 		appendStringInfo(&sql, "%sposition_%d pg_catalog.int8",
 						 i == 0 && view->nkeys == 0 ? "" : ", ", i + 1);
 	appendStringInfoChar(&sql, ')');

@@ -9,8 +9,8 @@
 #include "view.h"
 #include "view_merge.h"
 
-extern char *cqrs_view_table_create(const CqrsView *view, Oid schema, const char *name);
-extern char *cqrs_view_table_create_state(const CqrsView *view, Oid schema, const char *name);
+extern char *cqrs_view_table_create(const CqrsView *view, Oid schema, const char *name,
+									bool is_state);
 extern List *cqrs_view_table_constraints(const CqrsView *view, Oid relid, bool is_state);
 extern void cqrs_view_table_check(const CqrsView *view, const CqrsViewTables *tables);
 
