@@ -8,8 +8,6 @@
 #include "postgres.h"
 
 #include "storage/ipc.h"
-#include "storage/latch.h"
-#include "storage/proc.h"
 #include "utils/timestamp.h"
 
 #include "compat.h"
@@ -199,7 +197,7 @@ cqrs_shmem_launcher_evict(Oid for_dboid)
 	if (victim != NULL)
 	{
 		victim->stop = true;
-		SetLatch(&ProcGlobal->allProcs[victim->procno].procLatch);
+		cqrs_shared_wake_process(victim->procno + 1);
 	}
 	LWLockRelease(cqrs_shared_state->lock);
 	return victim != NULL;
@@ -220,7 +218,7 @@ cqrs_shmem_launcher_shrink(int max_workers)
 		{
 			worker->stop = true;
 			if (worker->procno >= 0)
-				SetLatch(&ProcGlobal->allProcs[worker->procno].procLatch);
+				cqrs_shared_wake_process(worker->procno + 1);
 		}
 	}
 	LWLockRelease(cqrs_shared_state->lock);
