@@ -188,11 +188,18 @@ cqrs_park_isolate(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *app
 				(errmsg("projection \"%s\" put %d events aside, first that at position " INT64_FORMAT ": %s",
 						NameStr(projection->name), parking->nparked, parking->position,
 						parking->cause->message),
-				 errhint("Mend the cause, then run: SELECT cqrs.retry_dead_letters(%s);",
-						 quote_literal_cstr(NameStr(projection->name))),
+				 cqrs_park_errhint(projection),
 				 errhidestmt(true)));
 	}
 	return NULL;
+}
+
+/* For ereport: the hint of whatever says that events stay aside. */
+int
+cqrs_park_errhint(const CqrsProjection *projection)
+{
+	return errhint("Mend the cause, then run: SELECT cqrs.retry_dead_letters(%s);",
+				   quote_literal_cstr(NameStr(projection->name)));
 }
 
 /*

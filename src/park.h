@@ -22,6 +22,7 @@ extern void cqrs_park_hold_back(CqrsProjection *projection, CqrsBatch *batch,
 								CqrsApplied *applied);
 extern ErrorData *cqrs_park_isolate(CqrsProjection *projection, CqrsBatch *batch,
 									CqrsApplied *applied, CqrsPatience patience);
+extern int	cqrs_park_errhint(const CqrsProjection *projection);
 extern void cqrs_park_note(CqrsProjection *projection, const ErrorData *error);
 
 #endif							/* CQRS_PARK_H */

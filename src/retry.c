@@ -10,7 +10,6 @@
 #include "postgres.h"
 
 #include "miscadmin.h"
-#include "utils/builtins.h"
 #include "utils/timestamp.h"
 
 #include "dead_letter.h"
@@ -138,8 +137,7 @@ retry_failed(const CqrsProjection *projection, CqrsDeadLetter *letter, CqrsPatie
 				(errmsg("projection \"%s\" gives up the event at position " INT64_FORMAT " after %d attempts: %s",
 						NameStr(projection->name), letter->position, letter->attempts,
 						letter->error->message),
-				 errhint("Mend the cause, then run: SELECT cqrs.retry_dead_letters(%s);",
-						 quote_literal_cstr(NameStr(projection->name))),
+				 cqrs_park_errhint(projection),
 				 errhidestmt(true)));
 }
 
