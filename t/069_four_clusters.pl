@@ -261,7 +261,9 @@ sub make_again
 		"SET\nDROP SUBSCRIPTION")
 	  or die "cannot drop subscription $name";
 	sql($subscriber, "TRUNCATE $outbox{$publisher}");
-	sql($subscriber, "CREATE SUBSCRIPTION $name CONNECTION $connection PUBLICATION $publisher");
+
+	# otherwise a subscriber that is killed asks for ever for a slot that has gone with the end of the copy
+	sql($subscriber, "CREATE SUBSCRIPTION $name CONNECTION $connection PUBLICATION $publisher WITH (synchronous_commit = on)");
 	delete $off{$name};
 	return;
 }

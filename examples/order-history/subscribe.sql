@@ -11,4 +11,6 @@ SELECT cqrs.attach_outbox('orders.order_events', 'orders', 'cqrs_views');
 \elif :payments
 SELECT cqrs.attach_outbox('payments.outbox', 'payments', 'debezium');
 \endif
-CREATE SUBSCRIPTION :name CONNECTION :'connection' PUBLICATION :publisher;
+
+-- A crash must not forget that the copy has ended, as its replication slot has gone by then.
+CREATE SUBSCRIPTION :name CONNECTION :'connection' PUBLICATION :publisher WITH (synchronous_commit = on);
