@@ -53,6 +53,8 @@ publish_some();
 
 # All that there is, seen by the publisher, its follower, and its standby.
 $node->safe_psql('postgres', "SELECT cqrs.wait_for('$_', '3 minutes')") foreach sort keys %queries;
+# workers commit asynchronously: a commit that does not has what they did written
+$node->safe_psql('postgres', "SELECT pg_logical_emit_message(true, 'written', '')");
 $node->wait_for_catchup('views');
 $node->wait_for_catchup('standby', 'replay');
 foreach my $view (sort keys %queries)
