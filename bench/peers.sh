@@ -137,11 +137,10 @@ peer_url() {
 	echo "postgresql://postgres@localhost/$database?host=$socket_dir&application_name=consumer"
 }
 
-# Starts what keeps a peer's read table, if it is not kept by the publishers. A name's part after "__" says how often
-# it looks: "tuned" for latency; else it is what is usual.
+# Starts what keeps a peer's read table, if it is not kept by the publishers, and waits until it is at work, so that
+# nobody's start is measured. A name's part after "__" says how often it looks: "tuned" for latency; else it is what is
+# usual.
 peer_start() {
-	local nap
-
 	consumers=()
 	case $1 in
 		async__apart) ;;
@@ -168,6 +167,28 @@ peer_start() {
 			consumers+=("$started")
 			;;
 	esac
+	case $1 in
+		async__apart) ;;
+		async* | inline*) peer_workers_wait ;;
+		*) peer_consumers_wait ;;
+	esac
+}
+
+# Waits until each consumer that was started has connected.
+peer_consumers_wait() {
+	until [ "$(run_psql -Atc "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'consumer'")" -ge \
+		${#consumers[@]} ]; do sleep 0.1; done
+}
+
+# Waits until the workers of all peers that have one, this one's and others', have nothing to do.
+peer_workers_wait() {
+	local peer expected=0
+
+	for peer in "${peers[@]}"; do
+		case $peer in async* | inline*) expected=$((expected + 1)) ;; esac
+	done
+	until [ "$(sql <<<"SELECT count(*) FROM cqrs.worker_status
+		WHERE database LIKE 'peer%' AND activity LIKE 'waiting%'")" = "$expected" ]; do sleep 0.1; done
 }
 
 # Has Emmett's consumer go on until it finds nothing more, in batches of so many. Prints how many milliseconds that

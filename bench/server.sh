@@ -77,19 +77,20 @@ sleeping_worker() {
 }
 
 # Resumes a projection for a sleeping worker, and prints how many milliseconds passed until the worker was
-# through, and how many it had the processor. The last batch's commit says when it was through. A session that
-# waits for it would have a snapshot at nearly all times, and whoever has one while a batch commits keeps the next
-# batch from removing the versions of rows that died in it.
+# through, and how many it had the processor. That begins when the resuming session has committed, which wakes the
+# worker, and has waited for the disk, which is not the worker's doing. The last batch's commit says when it was
+# through. A session that waits for it would have a snapshot at nearly all times, and whoever has one while a batch
+# commits keeps the next batch from removing the versions of rows that died in it.
 resume_for_worker() {
 	local pid used began passed
 
 	pid=$(sleeping_worker)
 	used=$(process_cpu "$pid")
-	began=$(sql <<<"SELECT clock_timestamp(), cqrs.resume_projection('$1')")
+	began=$(printf '%s\n' "SELECT cqrs.resume_projection('$1') \g /dev/null" 'SELECT clock_timestamp()' | sql)
 	sleep 0.5
 	until [ "$(sql <<<"SELECT cqrs.wait_for('$1', '0 seconds')")" = t ]; do sleep 0.5; done
 	used=$(awk "BEGIN { print $(process_cpu "$pid") - $used }")
-	passed=$(sql -v began="${began%|*}" <<-SQL
+	passed=$(sql -v began="$began" <<-SQL
 		SELECT round(1000 * extract(epoch FROM max(pg_xact_commit_timestamp(xmin)) - :'began'), 3) FROM $2
 	SQL
 	)
