@@ -28,6 +28,8 @@
 /* calls of handlers that are under way, nested by inline projections */
 static int	depth = 0;
 
+static void apply_keys(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applied,
+					   bool as_hashes);
 static ErrorData *apply_in_subtransaction(CqrsProjection *projection, CqrsBatch *batch,
 										  CqrsApplied *applied,
 										  void (*action) (CqrsProjection *, CqrsBatch *,
@@ -67,6 +69,22 @@ cqrs_apply_select(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *app
 void
 cqrs_apply_compute_keys(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applied)
 {
+	apply_keys(projection, batch, applied, false);
+}
+
+/*
+ * Have what tells equal keys of these events from others: hashes, where equal keys
+ * may differ as texts, and else the keys.
+ */
+void
+cqrs_apply_hash_keys(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applied)
+{
+	apply_keys(projection, batch, applied, cqrs_handler_kind(projection)->hash_keys != NULL);
+}
+
+static void
+apply_keys(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applied, bool as_hashes)
+{
 	MemoryContext old = MemoryContextSwitchTo(batch->context);
 	const CqrsHandlerKind *kind = cqrs_handler_kind(projection);
 	CqrsEvent **events = applied->events;
@@ -90,10 +108,11 @@ cqrs_apply_compute_keys(CqrsProjection *projection, CqrsBatch *batch, CqrsApplie
 	}
 	cqrs_handler_blame_events();
 	applied->keyed = events;
-	applied->keys = cqrs_event_keys(cqrs_projection_key(projection), events,
-									applied->nkeys, batch->desc);
-	if (kind->hash_keys != NULL)
+	if (as_hashes)
 		applied->hashes = kind->hash_keys(projection, events, applied->nkeys, batch->desc);
+	else
+		applied->keys = cqrs_event_keys(cqrs_projection_key(projection), events,
+										applied->nkeys, batch->desc);
 	cqrs_query_leave_user(&user);
 	error_context_stack = callback.previous;
 	MemoryContextSwitchTo(old);

@@ -27,6 +27,8 @@ extern void cqrs_apply_select(CqrsProjection *projection, CqrsBatch *batch,
 							  CqrsApplied *applied);
 extern void cqrs_apply_compute_keys(CqrsProjection *projection, CqrsBatch *batch,
 									CqrsApplied *applied);
+extern void cqrs_apply_hash_keys(CqrsProjection *projection, CqrsBatch *batch,
+								 CqrsApplied *applied);
 extern void cqrs_apply_run(CqrsProjection *projection, CqrsBatch *batch,
 						   CqrsApplied *applied, bool call_handler);
 extern ErrorData *cqrs_apply_contained(CqrsProjection *projection, CqrsBatch *batch,

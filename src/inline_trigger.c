@@ -256,7 +256,7 @@ inline_apply_chunk(CqrsProjection *projection, CqrsBatch *batch, bool only_chunk
 		cqrs_lock_keys(projection->id, NULL, 0, false);
 	else
 	{
-		cqrs_apply_compute_keys(projection, batch, &applied);
+		cqrs_apply_hash_keys(projection, batch, &applied);
 		if (applied.nkeys == 0)
 			return;
 		inline_lock(projection, &applied, !only_chunk);
@@ -335,7 +335,7 @@ inline_check_snapshot(CqrsProjection *projection, const CqrsApplied *applied)
 		uint32	   *others;
 		int			nothers;
 
-		cqrs_apply_compute_keys(projection, batch, &concurrent);
+		cqrs_apply_hash_keys(projection, batch, &concurrent);
 		nothers = hash_keys(projection, &concurrent, &others);
 		for (int i = 0; i < nothers && !conflict; i++)
 			conflict = bsearch(&others[i], hashes, nhashes, sizeof(uint32),
