@@ -46,6 +46,7 @@ static bool kept_in_use = false;
 
 static void key_keep(int i, Datum value, bool isnull, void *arg);
 static TupleDesc event_desc(void);
+static void batch_append_row(CqrsBatch *batch, HeapTuple tuple);
 static void batch_append(CqrsBatch *batch, HeapTuple tuple, int64 position);
 static void evaluate_column(AttrNumber attnum, CqrsEvent **events, int nevents, TupleDesc desc,
 							void (*ready_fn) (void), CqrsValueFn value_fn, void *arg);
@@ -147,13 +148,18 @@ void
 cqrs_event_batch_add_row(CqrsBatch *batch, HeapTuple row)
 {
 	MemoryContext old = MemoryContextSwitchTo(batch->context);
-	HeapTuple	tuple = heap_copytuple(row);
-	bool		isnull;
 
-	/* what follows the columns of cqrs.event stays where it is, unseen */
-	HeapTupleHeaderSetNatts(tuple->t_data, CQRS_EVENT_NCOLUMNS);
-	batch_append(batch, tuple,
-				 DatumGetInt64(heap_getattr(tuple, CQRS_EVENT_POSITION, batch->desc, &isnull)));
+	batch_append_row(batch, heap_copytuple(row));
+	MemoryContextSwitchTo(old);
+}
+
+/* The same for a row out of a tuplestore. */
+void
+cqrs_event_batch_add_minimal(CqrsBatch *batch, MinimalTuple row)
+{
+	MemoryContext old = MemoryContextSwitchTo(batch->context);
+
+	batch_append_row(batch, heap_tuple_from_minimal_tuple(row));
 	MemoryContextSwitchTo(old);
 }
 
@@ -389,6 +395,18 @@ cqrs_event_hash_text(const text *value, uint64 seed)
 	return value == NULL ? hash_bytes_uint32_extended(0, seed) :
 		hash_bytes_extended((const unsigned char *) VARDATA_ANY(value),
 							VARSIZE_ANY_EXHDR(value), seed);
+}
+
+/* The current memory context is the batch's, and the tuple in it. */
+static void
+batch_append_row(CqrsBatch *batch, HeapTuple tuple)
+{
+	bool		isnull;
+
+	/* what follows the columns of cqrs.event stays where it is, unseen */
+	HeapTupleHeaderSetNatts(tuple->t_data, CQRS_EVENT_NCOLUMNS);
+	batch_append(batch, tuple,
+				 DatumGetInt64(heap_getattr(tuple, CQRS_EVENT_POSITION, batch->desc, &isnull)));
 }
 
 /* The current memory context is the batch's. */

@@ -50,6 +50,7 @@ typedef struct CqrsBatch
 	int			capacity;
 	Size		bytes;			/* of the tuples */
 	bool		kept;			/* its memory is kept for the next one */
+	Tuplestorestate *rows;		/* of somebody: all of the events, with columns behind; or NULL */
 
 	/* of the events outside of the batch */
 	int64		peak;			/* none above was processed before; PG_INT64_MAX = unknown */
@@ -74,6 +75,7 @@ extern CqrsBatch *cqrs_event_batch_create(bool keep_memory);
 extern void cqrs_event_batch_free(CqrsBatch *batch);
 extern void cqrs_event_batch_add(CqrsBatch *batch, Datum *values, bool *nulls);
 extern void cqrs_event_batch_add_row(CqrsBatch *batch, HeapTuple row);
+extern void cqrs_event_batch_add_minimal(CqrsBatch *batch, MinimalTuple row);
 extern bool cqrs_event_row_matches(const CqrsBatch *batch, TupleDesc desc);
 extern void cqrs_event_batch_sort(CqrsBatch *batch);
 extern void cqrs_event_batch_truncate(CqrsBatch *batch, int nevents);

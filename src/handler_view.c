@@ -133,17 +133,23 @@ view_lock_tables(const CqrsProjection *projection)
 	cqrs_view_cache_get(projection);
 }
 
-/* Have the statement read the events as rows in memory. */
+/*
+ * Have the statement read the events as rows in memory. Where somebody has them so
+ * already, with columns behind that are none of a view's, these do, if their groups
+ * are all that comes out of it.
+ */
 static void
 view_apply_batch(CqrsMaintained *maintained, CqrsHandlerCall *call, bool tell, CqrsRowFn row_fn,
 				 Keys *keys)
 {
 	int			size = cqrs_query_size_class(call->nevents);
+	bool		lent = maintained->view->grouped && call->batch->rows != NULL &&
+		call->nevents == call->batch->nevents;
 	MemoryContext old = MemoryContextSwitchTo(call->batch->context);
 	CqrsRows	rows = {
 		.name = "events",
 		.relid = cqrs_query_relation("events", false),
-		.store = cqrs_event_store(call->events, call->nevents),
+		.store = lent ? call->batch->rows : cqrs_event_store(call->events, call->nevents),
 		.nrows = call->nevents
 	};
 	Datum		args[2] = {
@@ -153,7 +159,8 @@ view_apply_batch(CqrsMaintained *maintained, CqrsHandlerCall *call, bool tell, C
 	MemoryContextSwitchTo(old);
 	cqrs_query_run_on(tell ? &maintained->apply_telling[size] : &maintained->apply[size],
 					  &rows, args, NULL, row_fn, keys);
-	tuplestore_end(rows.store);
+	if (!lent)
+		tuplestore_end(rows.store);
 }
 
 /* Give the statement the only event as its arguments: rows in memory are costlier. */

@@ -368,8 +368,6 @@ cqrs_outbox_read_inserted(CqrsBatch *batch, TriggerData *trigdata, CqrsReadLimit
 	TupleDesc	desc = RelationGetDescr(trigdata->tg_relation);
 	FullTransactionId xid = GetTopFullTransactionId();
 	TupleTableSlot *slot = MakeSingleTupleTableSlot(desc, &TTSOpsMinimalTuple);
-	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "cqrs_views row",
-												  ALLOCSET_DEFAULT_SIZES);
 	int			attnum[CQRS_EVENT_NCOLUMNS];
 	int			xid_attnum = SPI_fnumber(desc, "xid");
 	bool		as_is = cqrs_event_row_matches(batch, desc);
@@ -385,24 +383,21 @@ cqrs_outbox_read_inserted(CqrsBatch *batch, TriggerData *trigdata, CqrsReadLimit
 		bool		nulls[CQRS_EVENT_NCOLUMNS];
 		bool		isnull;
 		Datum		stamp = slot_getattr(slot, xid_attnum, &isnull);
-		MemoryContext old;
 
 		if (!FullTransactionIdEquals(DatumGetFullTransactionId(stamp), xid))
 			continue;
-		old = MemoryContextSwitchTo(context);
 		if (as_is)
-			cqrs_event_batch_add_row(batch, ExecCopySlotHeapTuple(slot));
+			cqrs_event_batch_add_minimal(batch, ExecFetchSlotMinimalTuple(slot, NULL));
 		else
 		{
 			for (int i = 0; i < CQRS_EVENT_NCOLUMNS; i++)
 				values[i] = slot_getattr(slot, attnum[i], &nulls[i]);
 			cqrs_event_batch_add(batch, values, nulls);
 		}
-		MemoryContextSwitchTo(old);
-		MemoryContextReset(context);
 	}
 	ExecDropSingleTupleTableSlot(slot);
-	MemoryContextDelete(context);
+	if (as_is && batch->nevents == tuplestore_tuple_count(trigdata->tg_newtable))
+		batch->rows = trigdata->tg_newtable;
 	cqrs_event_batch_sort(batch);
 	return !more;
 }
