@@ -17,11 +17,15 @@
 #include "utils/bytea.h"
 #include "utils/float.h"
 #include "utils/guc.h"
-#include "utils/pg_locale.h"
 #include "utils/varlena.h"
 #include "utils/xml.h"
 
 #include "settings.h"
+
+/* of utils/pg_locale.h, which wants ICU's headers beside PostgreSQL's */
+extern PGDLLIMPORT char *locale_monetary;
+extern PGDLLIMPORT char *locale_numeric;
+extern PGDLLIMPORT char *locale_time;
 
 static const char *settings_current(const char *name);
 static char *resolve_path(const char *path);
