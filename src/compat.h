@@ -8,6 +8,7 @@
 #ifndef CQRS_COMPAT_H
 #define CQRS_COMPAT_H
 
+#include "access/stratnum.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_proc.h"
 #include "storage/lock.h"
@@ -66,6 +67,17 @@
 #define CQRS_COMPAT_TIMEOUTS_OFF {"transaction_timeout", "0"},
 #else
 #define CQRS_COMPAT_TIMEOUTS_OFF
+#endif
+
+/* 18 says it before the declaration */
+#ifndef pg_noreturn
+#define pg_noreturn pg_attribute_noreturn()
+#endif
+
+/* 18 speaks of comparisons where strategies of B-trees stood */
+#if PG_VERSION_NUM < 180000
+#define CompareType int16
+#define COMPARE_LT BTLessStrategyNumber
 #endif
 
 /* 18 no longer asks whether it is the only run */

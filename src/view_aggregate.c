@@ -21,7 +21,6 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
-#include "access/stratnum.h"
 #include "access/transam.h"
 #include "catalog/pg_aggregate.h"
 #include "catalog/pg_namespace.h"
@@ -33,6 +32,7 @@
 #include "utils/syscache.h"
 #include "utils/typcache.h"
 
+#include "compat.h"
 #include "event.h"
 #include "query.h"
 #include "view_aggregate.h"
@@ -136,13 +136,13 @@ aggregate_role(Aggref *aggref, CqrsViewRole *role)
 		/* the type of the result may be one that the argument's operators serve, too */
 		Oid			family;
 		Oid			input;
-		int16		strategy;
+		CompareType comparison;
 
 		if (!OidIsValid(sort_operator) ||
-			!get_ordering_op_properties(sort_operator, &family, &input, &strategy) ||
+			!get_ordering_op_properties(sort_operator, &family, &input, &comparison) ||
 			type->btree_opf != family)
 			return false;
-		*role = strategy == BTLessStrategyNumber ? CQRS_VIEW_MIN : CQRS_VIEW_MAX;
+		*role = comparison == COMPARE_LT ? CQRS_VIEW_MIN : CQRS_VIEW_MAX;
 		return true;
 	}
 	*role = sort_operator == type->lt_opr ? CQRS_VIEW_MIN : CQRS_VIEW_MAX;

@@ -96,7 +96,7 @@ static char *
 comment_rename(const char *comment, const char *name, const char *new_name)
 {
 	char	   *view = psprintf("view \"%s\"", name);
-	char	   *found = strstr(comment, view);
+	const char *found = strstr(comment, view);
 
 	if (found == NULL ||
 		(found != comment && strncmp(comment, COMMENT_PREFIX, strlen(COMMENT_PREFIX)) != 0))

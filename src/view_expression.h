@@ -8,6 +8,8 @@
 #include "nodes/pg_list.h"
 #include "parser/parse_node.h"
 
+#include "compat.h"
+
 /* the check of one query */
 typedef struct CqrsExpressionCheck
 {
@@ -18,9 +20,9 @@ typedef struct CqrsExpressionCheck
 	int			location;		/* of the node being checked */
 } CqrsExpressionCheck;
 
-extern void cqrs_view_expression_refuse(ParseState *pstate, int location, const char *what,
-										const char *why, const char *way_out)
-			pg_attribute_noreturn();
+pg_noreturn extern void cqrs_view_expression_refuse(ParseState *pstate, int location,
+													const char *what, const char *why,
+													const char *way_out);
 extern void cqrs_view_expression_scan(CqrsExpressionCheck *check, Node *raw);
 extern void cqrs_view_expression_check(CqrsExpressionCheck *check, Node *node);
 extern bool cqrs_view_expression_never_null(Node *node, Node *where);
