@@ -37,7 +37,9 @@ DROP OWNED BY regress_a; \echo :SQLSTATE
 RESET client_min_messages;
 -- whoever may not reassign, moves nothing
 SET ROLE regress_c;
+\set VERBOSITY terse
 REASSIGN OWNED BY regress_a TO regress_b; \echo :SQLSTATE
+\set VERBOSITY default
 RESET ROLE;
 -- the new owner needs the rights that the old one had
 REASSIGN OWNED BY regress_a TO regress_b; \echo :SQLSTATE

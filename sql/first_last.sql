@@ -16,8 +16,9 @@ SELECT cqrs.first(x) FILTER (WHERE x > 1) AS two, cqrs.last(x) FILTER (WHERE x <
 FROM (VALUES (1, 3::bigint), (2, 2), (3, 1)) v(x, p);
 
 -- the order of input, the caller's own order, and the order of positions
-SELECT cqrs.first(x), cqrs.last(x), cqrs.first(x ORDER BY x) AS a, cqrs.last(x ORDER BY x) AS c,
-	cqrs.first(x, p), cqrs.last(x, p), cqrs.last(DISTINCT x) AS c
+SELECT cqrs.first(x), cqrs.last(x), cqrs.first(x, p), cqrs.last(x, p)
+FROM (VALUES ('b', 2::bigint), ('c', 3), ('a', 1), ('b', 2)) v(x, p);
+SELECT cqrs.first(x ORDER BY x) AS a, cqrs.last(x ORDER BY x) AS c, cqrs.last(DISTINCT x) AS c
 FROM (VALUES ('b', 2::bigint), ('c', 3), ('a', 1), ('b', 2)) v(x, p);
 -- without a position: not looked at; at the same: the earlier one, the later one
 SELECT cqrs.first(x, p) AS b, cqrs.last(x, p) AS c
@@ -120,12 +121,14 @@ FROM (SELECT first_value(t) OVER w AS cf, last_value(t) OVER w AS cl, cqrs.first
 	cqrs.last(t, p) OVER w AS lp FROM sample WINDOW w AS (PARTITION BY g ORDER BY p ROWS 3 PRECEDING)) s;
 
 -- in a parallel worker
-SET force_parallel_mode = on;
+SELECT CASE WHEN current_setting('server_version_num')::int < 160000 THEN 'force_parallel_mode'
+	ELSE 'debug_parallel_query' END AS parallel_mode \gset
+SET :parallel_mode = on;
 SET min_parallel_table_scan_size = '1GB';
 EXPLAIN (COSTS OFF) SELECT cqrs.first(n, p), cqrs.last(j, p), cqrs.first(nm), cqrs.last(nm) FROM sample;
 SELECT round(cqrs.first(n, p), 3) AS n, cqrs.last(j->>'p', p) AS j, cqrs.first(nm ORDER BY p) AS nm,
 	cqrs.last(nm ORDER BY p) AS nm FROM sample;
-RESET force_parallel_mode;
+RESET :parallel_mode;
 RESET min_parallel_table_scan_size;
 
 -- for everybody, but only as aggregates

@@ -84,7 +84,7 @@ RESET client_min_messages;
 SELECT pg_temp.publish('b', '18');
 SELECT pg_temp.publish('b', '19');
 DROP INDEX app.told;
-ALTER TABLE app.totals ADD COLUMN told text GENERATED ALWAYS AS (app.told(id)) STORED;
+ALTER TABLE app.totals ADD COLUMN told text GENERATED ALWAYS AS (app.told(largest)) STORED;
 SELECT pg_temp.publish_each(20, 21);
 ALTER TABLE app.totals DROP COLUMN told;
 ALTER TABLE app.totals ADD COLUMN told boolean DEFAULT app.tell('default');

@@ -86,6 +86,10 @@ CREATE UNIQUE INDEX same ON app.totals (id app.same_ops);
 SELECT pg_temp.publish('d');
 DROP INDEX app.same;
 ALTER TABLE app.totals ADD PRIMARY KEY (id);
+-- of a table without rows, as since PostgreSQL 17 they are compared under a search_path that the operator's code doesn't know
+SET cqrs_views.allow_writes = on;
+DELETE FROM app.totals;
+RESET cqrs_views.allow_writes;
 SET search_path = app;
 ALTER TABLE app.totals ADD CONSTRAINT same EXCLUDE USING btree (largest app.same_ops WITH app.===, id WITH pg_catalog.=);
 RESET search_path;
