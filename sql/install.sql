@@ -87,5 +87,7 @@ DROP EXTENSION cqrs_views;
 
 -- a schema of that name that is somebody else's stays so
 CREATE SCHEMA cqrs;
+\set VERBOSITY terse
 CREATE EXTENSION cqrs_views; \echo :SQLSTATE
+\set VERBOSITY default
 DROP SCHEMA cqrs;

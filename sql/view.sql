@@ -21,7 +21,9 @@ SELECT cqrs.create_view('order_summary', $$
          count(*) FILTER (WHERE event_type = 'ItemAdded')                              AS items,
          sum((payload->>'price')::numeric) FILTER (WHERE event_type = 'ItemAdded')     AS total
   FROM events WHERE aggregate_type = 'Order' GROUP BY aggregate_id $$);
-\d+ order_summary
+\d order_summary
+SELECT attname, col_description(attrelid, attnum) FROM pg_attribute
+WHERE attrelid = 'order_summary'::regclass AND attnum > 0 ORDER BY attnum;
 SELECT obj_description('order_summary'::regclass), obj_description('order_summary_state'::regclass);
 -- what was there already
 TABLE order_summary;

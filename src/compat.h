@@ -11,6 +11,9 @@
 #include "access/stratnum.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_proc.h"
+#include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
+#include "parser/parsetree.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
 #include "utils/acl.h"
@@ -95,11 +98,26 @@
 #define cqrs_compat_has_generated(constr) ((constr)->has_generated_stored)
 #endif
 
-/* 18 has the grouping expressions in a range table entry of their own */
+/*
+ * 18 has the grouping expressions in a range table entry of their own, and in the
+ * target list only references, which don't know where in the text they are
+ */
 #if PG_VERSION_NUM >= 180000
-#define cqrs_compat_flatten_group(query) \
-	((query)->targetList = (List *) \
-	 flatten_group_exprs(NULL, query, (Node *) (query)->targetList))
+static inline void
+cqrs_compat_flatten_group(Query *query)
+{
+	ListCell   *lc;
+
+	foreach(lc, query->targetList)
+	{
+		Var		   *var = (Var *) lfirst_node(TargetEntry, lc)->expr;
+		RangeTblEntry *rte = IsA(var, Var) ? rt_fetch(var->varno, query->rtable) : NULL;
+
+		if (rte != NULL && rte->rtekind == RTE_GROUP && var->location < 0)
+			var->location = exprLocation(list_nth(rte->groupexprs, var->varattno - 1));
+	}
+	query->targetList = (List *) flatten_group_exprs(NULL, query, (Node *) query->targetList);
+}
 #else
 #define cqrs_compat_flatten_group(query) ((void) (query))
 #endif

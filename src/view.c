@@ -57,6 +57,7 @@ typedef struct ViewParse
 
 static void view_error_callback(void *arg);
 static SelectStmt *view_raw_parse(ViewParse *parse, RawStmt **statement);
+static int	view_raw_position(ViewParse *parse, const RawStmt *statement);
 static void view_analyse(ViewParse *parse, RawStmt *statement);
 static void view_add_columns(ViewParse *parse);
 static void view_add_column(ViewParse *parse, TargetEntry *target, CqrsViewColumn *column);
@@ -170,16 +171,25 @@ view_raw_parse(ViewParse *parse, RawStmt **statement)
 				 errmsg("a view's query must be one SELECT"),
 				 errhint("For example: SELECT aggregate_id, count(*) FROM events GROUP BY aggregate_id"),
 				 list_length(statements) < 2 ? 0 :
-				 parser_errposition(parse->check.pstate,
-									lsecond_node(RawStmt, statements)->stmt_location)));
+				 view_raw_position(parse, lsecond_node(RawStmt, statements))));
 	*statement = linitial_node(RawStmt, statements);
 	if (!IsA((*statement)->stmt, SelectStmt))
 		ereport(ERROR,
 				(errcode(ERRCODE_SYNTAX_ERROR),
 				 errmsg("a view's query must be one SELECT"),
 				 errhint("For example: SELECT aggregate_id, count(*) FROM events GROUP BY aggregate_id"),
-				 parser_errposition(parse->check.pstate, (*statement)->stmt_location)));
+				 view_raw_position(parse, *statement)));
 	return (SelectStmt *) (*statement)->stmt;
+}
+
+/* The error position of where a statement begins: behind the blanks that may be counted in. */
+static int
+view_raw_position(ViewParse *parse, const RawStmt *statement)
+{
+	const char *text = parse->text + statement->stmt_location;
+
+	return parser_errposition(parse->check.pstate,
+							  statement->stmt_location + (int) strspn(text, " \t\n\r\f\v"));
 }
 
 /* ----------------------------------------------------------- the columns */
