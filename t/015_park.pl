@@ -78,7 +78,8 @@ is(sql("SELECT state, events_parked FROM cqrs.projection_status WHERE name = 'st
 # --- events that come meanwhile, across a restart
 
 sql(q{SELECT cqrs.publish('T', 'k3', 'E', '{"v": 1000}'), cqrs.publish('T', 'k4', 'E', '{"v": 1000}')});
-$node->restart('immediate');
+$node->stop('immediate');
+$node->start;
 sql("SELECT cqrs.publish('T', 'k3', 'E', '{\"v\": 2000}')");
 is(sql("SELECT bool_and(cqrs.wait_for(name, '1 minute')) FROM cqrs.projection WHERE name <> 'stopping'"), 't', 'caught up');
 is(sql("SELECT string_agg(DISTINCT id || ' ' || total, ', ') FROM totals WHERE id IN ('k3', 'k4')"), 'k3 11, k4 1172',

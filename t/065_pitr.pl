@@ -45,6 +45,9 @@ sql($origin, "SELECT pg_create_restore_point('backlog')");
 $targets{backlog} = "recovery_target_name = 'backlog'";
 sql($origin, "ROLLBACK PREPARED 'late'");
 set_workers('on');
+
+# more transaction ids than the workers of a clone take before its publishers begin
+sql($origin, 'DO $$ BEGIN FOR i IN 1 .. 5000 LOOP PERFORM pg_current_xact_id(); COMMIT; END LOOP; END $$');
 publish_events($origin, 'postgres', 100);
 survived($origin, 'postgres', 'the origin');
 my ($last, $last_xid) = split /\|/, sql($origin, $state);
