@@ -156,8 +156,10 @@ sub state_of
 			WHERE r.state IN ('paused', 'stopped') ORDER BY projection",
 		triggers => 'SELECT tgrelid::regclass, tgname, tgenabled, pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal ORDER BY 1, 2',
 		'event triggers' => 'SELECT evtname, evtenabled, evtfoid::regproc FROM pg_event_trigger ORDER BY 1',
+		# before PostgreSQL 17, a member's row type and array types were members, too
 		'what depends on the extension' => "SELECT pg_describe_object(d.classid, d.objid, d.objsubid) COLLATE \"C\", deptype FROM pg_depend AS d
-			WHERE refclassid = 'pg_extension'::regclass AND deptype IN ('e', 'x') ORDER BY 1",
+			WHERE refclassid = 'pg_extension'::regclass AND deptype IN ('e', 'x') AND NOT (classid = 'pg_type'::regclass AND EXISTS (
+				SELECT FROM pg_depend AS i WHERE i.classid = d.classid AND i.objid = d.objid AND i.deptype = 'i')) ORDER BY 1",
 		'what is dumped of it' => "SELECT t::regclass FROM pg_extension, unnest(extconfig) AS t WHERE extname = 'cqrs_views' ORDER BY 1",
 		definitions => 'SELECT to_jsonb(p) FROM cqrs.projection AS p ORDER BY name');
 
