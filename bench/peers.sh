@@ -8,7 +8,8 @@
 #
 #     PgQ       where the server has it; else Debian's packages are unpacked into the workspace, for Debian's servers
 #     Emmett, a loop woken by NOTIFY    from npm into the workspace, where there is node
-#     pg_ivm, pg_incremental (with pg_cron), pgmq, PgQue    where the server has them; not tried yet with any of these
+#     pg_ivm, pg_incremental, pgmq      where the server has them
+#     PgQue     where the variable PGQUE_SQL names its file, pgque.sql, which is all of it
 
 emmett_version=0.42.0
 
@@ -36,6 +37,9 @@ peers_install() {
 	fi
 	pgqd=$(PATH=$workspace/server/usr/bin:$PATH command -v pgqd || true)
 	peer_takes_part pgq || say "Going on without PgQ"
+	if [ -n "${PGQUE_SQL:-}" ]; then
+		cp "$PGQUE_SQL" "$peers_dir/pgque.sql" || die "PGQUE_SQL=$PGQUE_SQL: there is no such file"
+	fi
 
 	if command -v node >/dev/null && command -v npm >/dev/null &&
 		cp "$bench"/peers/*.mjs "$peers_dir" && echo '{"private": true}' >"$peers_dir/package.json" &&
@@ -65,7 +69,8 @@ peers_unpack() (
 # Prints the versions of those that take part.
 peers_versions() {
 	run_psql -AtF ' ' -c "SELECT name, default_version FROM pg_available_extensions
-		WHERE name IN ('pgq', 'pg_ivm', 'pg_incremental', 'pgmq', 'pgque') ORDER BY name"
+		WHERE name IN ('pgq', 'pg_ivm', 'pg_incremental', 'pgmq') ORDER BY name"
+	! peer_takes_part pgque || sed -n 's/^-- Version: /pgque /p' "$peers_dir/pgque.sql"
 	[ -z "$emmett" ] || echo "Emmett $emmett_version, node $(node --version)"
 }
 
@@ -73,7 +78,8 @@ peers_versions() {
 peer_takes_part() {
 	case $1 in
 		pgq | pgq__*) [ -e "$(peers_extension pgq)" ] && [ -n "$pgqd" ] ;;
-		pg_ivm | pg_incremental | pgmq | pgque) [ -e "$(peers_extension "$1")" ] ;;
+		pg_ivm | pg_incremental | pgmq) [ -e "$(peers_extension "$1")" ] ;;
+		pgque) [ -e "$peers_dir/pgque.sql" ] ;;
 		emmett | woken) [ -n "$emmett" ] ;;
 	esac
 }
@@ -116,7 +122,13 @@ peer_sql() {
 			sql <"$bench/peers/emmett.sql"
 			;;
 		pgq | pgmq) sql <"$bench/peers/$kind.sql" ;;
-		pgque) sed 's/\<pgq\>/pgque/g' "$bench/peers/pgq.sql" | sql ;;
+		pgque)
+			{
+				echo 'SET client_min_messages = warning;'
+				cat "$peers_dir/pgque.sql"
+			} | sql -1 >/dev/null
+			sql <"$bench/peers/pgque.sql"
+			;;
 		woken)
 			sql <"$bench/peers/loop.sql"
 			sql <"$bench/peers/woken.sql"
@@ -150,7 +162,10 @@ peer_start() {
 			start_job node "$peers_dir/woken.mjs" "$(peer_url)" >"$peers_dir/woken.log" 2>&1
 			consumers+=("$started")
 			;;
-		pgque*) peer_consume '1 s' ;;
+		pgque*)
+			peer_call 'bench.tick()'
+			peer_consume '100 ms'
+			;;
 		pgq__tuned)
 			sql <<<"SELECT pgq.set_queue_config('bench', 'ticker_max_lag', '1 ms')" >/dev/null
 			peer_pgqd 0.01
@@ -200,8 +215,13 @@ peer_drain_emmett() {
 
 # Starts a session that consumes, napping when there is nothing.
 peer_consume() {
+	peer_call "bench.consume('$1')"
+}
+
+# Starts a session that calls a procedure which does not return.
+peer_call() {
 	start_job as_server_user env PGOPTIONS="-c synchronous_commit=off" PGAPPNAME=consumer \
-		"$bindir/psql" -X -q -d "$database" -c "CALL bench.consume('$1')" >"$peers_dir/consumer.log" 2>&1
+		"$bindir/psql" -X -q -d "$database" -c "CALL $1" >>"$peers_dir/consumer.log" 2>&1
 	consumers+=("$started")
 }
 

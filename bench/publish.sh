@@ -135,13 +135,16 @@ publish_statement() {
 	case $1 in
 		async* | inline*) table=cqrs.outbox ;;
 		*.*) table=$1 ;;
-		pgq | pgque)
-			publish_call "$1.insert_event('bench', 'ItemAdded', '$publish_payload', ORDER, 'order', NULL, NULL)"
+		pgq)
+			publish_call "pgq.insert_event('bench', 'ItemAdded', '$publish_payload', ORDER, 'order', NULL, NULL)"
+			return
+			;;
+		pgque)
+			publish_sending pgque.send pgque.send_batch "'bench', 'ItemAdded', " text
 			return
 			;;
 		pgmq)
-			publish_call "pgmq.send('bench', jsonb_build_object('type', 'ItemAdded', 'order', ORDER,
-				'payload', '$publish_payload'::jsonb))"
+			publish_sending pgmq.send pgmq.send_batch "'bench', " jsonb
 			return
 			;;
 		emmett)
@@ -164,6 +167,19 @@ publish_call() {
 	else
 		echo "SELECT count(*) FROM (SELECT ${1//ORDER/\'order-\' || (:id + i)}
 			FROM generate_series(1, $rows) AS i OFFSET 0) AS published;"
+	fi
+}
+
+# Prints a statement that sends one payload, or an array of them, with the order in it. Arguments: the function for
+# one, the one for many, their first arguments, the payload's type.
+publish_sending() {
+	local rest=", ${publish_payload#\{}" order="'{\"order\": \"order-' ||"
+
+	if [ "$rows" = 1 ]; then
+		echo "SELECT $1($3($order :id || '\"$rest')::$4);"
+	else
+		echo "SELECT count(*) FROM (SELECT $2($3 ARRAY(
+			SELECT ($order (:id + i) || '\"$rest')::$4 FROM generate_series(1, $rows) AS i)) OFFSET 0) AS sent;"
 	fi
 }
 
