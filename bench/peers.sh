@@ -32,9 +32,6 @@ peers_install() {
 	if [ "$real_bindir" = "/usr/lib/postgresql/$major/bin" ] && [ ! -e "$(peers_extension pgq)" ]; then
 		peers_unpack "postgresql-$major-pgq3" pgqd || true
 	fi
-	if peer_takes_part pg_incremental; then
-		settings+=(shared_preload_libraries=cqrs_views,pg_cron cron.database_name=peer_pg_incremental)
-	fi
 	pgqd=$(PATH=$workspace/server/usr/bin:$PATH command -v pgqd || true)
 	peer_takes_part pgq || say "Going on without PgQ"
 	if [ -n "${PGQUE_SQL:-}" ]; then

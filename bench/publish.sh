@@ -10,7 +10,7 @@ suite_publish() {
 	local peers
 
 	workers off
-	peers_create plain noop row_trigger statement_trigger async async__apart inline inline__quiet loop pgq pgque pgmq pg_ivm emmett
+	peers_create plain noop row_trigger statement_trigger async async__apart inline inline__quiet loop pgq pgque pgmq pg_incremental pg_ivm emmett
 	seconds=$(size 2 1)
 	repetitions=$(size 3 1)
 	commit=on
