@@ -54,6 +54,7 @@ publish_part() {
 	speed_figure "async view, processed at the same time, against a plain insert" "" async plain
 	speed_figure "inline view, against a plain insert" "${single:+>= 0.85}" inline plain
 	speed_figure "inline view, against a statement trigger" ">= 1" inline statement_trigger
+	speed_figure "inline view, against pg_ivm" ">= 1" inline pg_ivm
 	speed_figure "inline view without notifications, against a plain insert" "" inline__quiet plain
 	speed_figure "row trigger, against a plain insert" "" row_trigger plain
 	for peer in "${peers[@]}"; do
