@@ -44,7 +44,7 @@ drain_peers() {
 		case $peer in
 			async) continue ;;
 			slices) target='>= 0.95' ;;
-			once) target='>= 0.7' ;;
+			once | pg_incremental) target='>= 0.7' ;;
 			pgq) target='>= 3' ;;
 			refresh) target= ;;
 			*) target='>= 1' ;;
