@@ -252,6 +252,9 @@ inline_apply_chunk(CqrsProjection *projection, CqrsBatch *batch, bool only_chunk
 	cqrs_apply_select(projection, batch, &applied);
 	if (applied.nevents == 0)
 		return;
+
+	/* where there are workers, one of them tells after commit */
+	applied.untold = cqrs_outbox_has_waker();
 	if (only_chunk && inline_row_lock_does(projection, &applied))
 		cqrs_lock_keys(projection->id, NULL, 0, false);
 	else
@@ -265,10 +268,11 @@ inline_apply_chunk(CqrsProjection *projection, CqrsBatch *batch, bool only_chunk
 		if (IsolationUsesXactSnapshot() && !IsolationIsSerializable())
 			inline_check_snapshot(projection, &applied);
 		cqrs_park_hold_back(projection, batch, &applied);
-	}
 
-	/* where there are workers, one of them tells after commit */
-	applied.untold = cqrs_outbox_has_waker();
+		/* what a worker would tell, not what a view's statement does: its keys may differ as texts */
+		if (!applied.untold && applied.keys == NULL)
+			cqrs_apply_compute_keys(projection, batch, &applied);
+	}
 	cqrs_apply_run(projection, batch, &applied, true);
 	if (applied.nevents > 0 && !applied.untold)
 		cqrs_notify_send(projection, applied.events[applied.nevents - 1]->position,
@@ -284,7 +288,7 @@ inline_row_lock_does(const CqrsProjection *projection, const CqrsApplied *applie
 {
 	return applied->nevents == 1 && cqrs_handler_kind(projection)->merges_rows &&
 		!OidIsValid(projection->state_table) && !IsolationUsesXactSnapshot() &&
-		!cqrs_projection_get(projection->id)->parked && cqrs_outbox_has_waker();
+		!cqrs_projection_get(projection->id)->parked && applied->untold;
 }
 
 /*

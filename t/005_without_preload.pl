@@ -64,6 +64,19 @@ is($node->safe_psql('postgres', 'SELECT count(*) FROM i_log'), '1', 'inline mode
 my $heard = $listener->query_safe('SELECT 1');
 like($heard, qr/"i" with payload .*"keys": \["b"\].* from server process with PID $publisher_pid\./,
 	'and the publisher tells the listeners');
+
+# also of views, by the events' keys: of one that does not show it, and of one whose groups are equal under other texts
+$node->safe_psql('postgres', $_) foreach
+  q{SELECT cqrs.create_view('types', 'SELECT event_type FROM events', mode => 'inline')},
+  q{SELECT cqrs.create_view('prices', $$SELECT (payload->>'p')::numeric AS p, count(*) AS n FROM events
+	WHERE payload ? 'p' GROUP BY 1$$, mode => 'inline')};
+$listener->query_safe("LISTEN $_") foreach qw(types prices);
+my $position = $publisher->query_safe(q{SELECT cqrs.publish('Thing', 'c', 'Priced', '{"p": 1.5}')});
+$publisher->query_safe(q{INSERT INTO cqrs.outbox (aggregate_type, aggregate_id, event_type, payload)
+	VALUES ('Thing', 'c', 'Priced', '{"p": 1.50}'), ('Thing', 'c', 'Priced', '{"p": 2}')});
+$heard = $listener->query_safe('SELECT 1');
+like($heard, qr/"types" with payload .*"keys": \["$position"\]/, 'a view that does not show its key');
+like($heard, qr/"prices" with payload .*"keys": \["1.50", "2"\]/, 'a view whose keys are equal under other texts');
 $listener->quit;
 $publisher->quit;
 
