@@ -99,7 +99,6 @@ publish_measure() {
 # Has a worker process what was published while there was none.
 publish_processed_afterwards() {
 	workers on
-	peer_workers_wait
 	peer_wait "$1"
 }
 

@@ -82,6 +82,7 @@ cqrs_apply_hash_keys(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *
 	apply_keys(projection, batch, applied, cqrs_handler_kind(projection)->hash_keys != NULL);
 }
 
+/* The keys of the events that WHERE accepts, where there is one, or hashes of them. */
 static void
 apply_keys(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applied, bool as_hashes)
 {

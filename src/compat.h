@@ -8,12 +8,8 @@
 #ifndef CQRS_COMPAT_H
 #define CQRS_COMPAT_H
 
-#include "access/stratnum.h"
 #include "catalog/pg_class.h"
 #include "catalog/pg_proc.h"
-#include "nodes/nodeFuncs.h"
-#include "optimizer/optimizer.h"
-#include "parser/parsetree.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
 #include "utils/acl.h"
@@ -79,6 +75,7 @@
 
 /* 18 speaks of comparisons where strategies of B-trees stood */
 #if PG_VERSION_NUM < 180000
+#include "access/stratnum.h"
 #define CompareType int16
 #define COMPARE_LT BTLessStrategyNumber
 #endif
@@ -103,6 +100,10 @@
  * target list only references, which don't know where in the text they are
  */
 #if PG_VERSION_NUM >= 180000
+#include "nodes/nodeFuncs.h"
+#include "optimizer/optimizer.h"
+#include "parser/parsetree.h"
+
 static inline void
 cqrs_compat_flatten_group(Query *query)
 {

@@ -356,7 +356,7 @@ cqrs_outbox_read_xid(int64 position, FullTransactionId *xid)
  * Read on in the rows that the statement behind a trigger call inserted, from
  * the transition table's active read pointer. Returns true if nothing is left.
  * Rows that are not the current transaction's events (restored ones) are passed
- * over.
+ * over. Where the batch then has all that was inserted, it says so in "rows".
  */
 bool
 cqrs_outbox_read_inserted(CqrsBatch *batch, TriggerData *trigdata, CqrsReadLimit limit)
