@@ -227,6 +227,44 @@ cqrs_apply_contained_keys(CqrsProjection *projection, CqrsBatch *batch, CqrsAppl
 	return error;
 }
 
+/*
+ * Run something that is several steps, of which some may be contained, in a
+ * subtransaction around all of them: so that nothing stays of it where it returns an
+ * error, or throws one, which is thrown again. Returns what it does.
+ */
+ErrorData *
+cqrs_apply_as_whole(ErrorData *(*action) (void *arg), void *arg)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ResourceOwner owner = CurrentResourceOwner;
+	ErrorData  *volatile error = NULL;
+	volatile bool thrown = false;
+
+	BeginInternalSubTransaction(NULL);
+	MemoryContextSwitchTo(context);
+	PG_TRY();
+	{
+		error = action(arg);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+		thrown = true;
+	}
+	PG_END_TRY();
+	if (error == NULL)
+		ReleaseCurrentSubTransaction();
+	else
+		RollbackAndReleaseCurrentSubTransaction();
+	MemoryContextSwitchTo(context);
+	CurrentResourceOwner = owner;
+	if (thrown)
+		ReThrowError(error);
+	return error;
+}
+
 static void
 apply_all(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applied)
 {

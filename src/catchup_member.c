@@ -20,6 +20,18 @@
 #include "registry.h"
 #include "retry.h"
 
+/* a batch on its way to a projection */
+typedef struct Work
+{
+	CqrsMember *member;
+	CqrsProjection *projection;
+	CqrsBatch  *batch;
+	CqrsErrorPolicy policy;
+	CqrsApplied *applied;		/* selected before, applied after */
+	bool		call_handler;
+} Work;
+
+static ErrorData *member_work(void *arg);
 static void member_advance(CqrsMember *member, CqrsProjection *projection,
 						   CqrsCheckpoint *checkpoint, const CqrsCheckpoint *next,
 						   const CqrsApplied *applied, int64 nevents, int64 last);
@@ -68,20 +80,17 @@ cqrs_catchup_member_apply(CqrsMember *member, CqrsProjection *projection,
 	bool		call_handler = !cqrs_projection_is_inline(projection);
 	CqrsApplied applied;
 	TimestampTz started = GetCurrentTimestamp();
+	Work		work = {
+		.member = member,.projection = projection,.batch = batch,.policy = policy,
+		.applied = &applied,.call_handler = call_handler
+	};
 
+	/* what was put behind others comes again with a batch that fails: it may not stay there */
 	cqrs_apply_select(projection, batch, &applied);
-	if (call_handler)
-		cqrs_park_hold_back(projection, batch, &applied);
-	if (member->begins != NULL && applied.nevents > 0)
-		member->begins(NameStr(projection->name), applied.nevents, applied.events[0]->position);
-	if (policy == CQRS_ERROR_THROW && call_handler)
-		cqrs_apply_run(projection, batch, &applied, call_handler);
-	else if (applied.nevents > 0)
-		member->error = cqrs_apply_contained(projection, batch, &applied, call_handler);
-	if (member->error != NULL && call_handler &&
-		cqrs_park_may_isolate(projection, member->error, applied.nevents))
-		member->error = cqrs_park_isolate(projection, batch, &applied,
-										  member_patience(policy));
+	if (call_handler && policy != CQRS_ERROR_THROW && cqrs_projection_get(projection->id)->parked)
+		member->error = cqrs_apply_as_whole(member_work, &work);
+	else
+		member->error = member_work(&work);
 	member->duration = TimestampDifferenceMilliseconds(started, GetCurrentTimestamp());
 
 	/*
@@ -219,6 +228,30 @@ cqrs_catchup_member_arrive(CqrsMember *member, CqrsProjection *projection)
 }
 
 /* --------------------------------------------------------------- helpers */
+
+/* Hold back what has to wait, and apply the rest. Returns NULL or the error. */
+static ErrorData *
+member_work(void *arg)
+{
+	Work	   *work = (Work *) arg;
+	CqrsProjection *projection = work->projection;
+	CqrsApplied *applied = work->applied;
+	ErrorData  *error = NULL;
+
+	if (work->call_handler)
+		cqrs_park_hold_back(projection, work->batch, applied);
+	if (work->member->begins != NULL && applied->nevents > 0)
+		work->member->begins(NameStr(projection->name), applied->nevents,
+							 applied->events[0]->position);
+	if (work->policy == CQRS_ERROR_THROW && work->call_handler)
+		cqrs_apply_run(projection, work->batch, applied, work->call_handler);
+	else if (applied->nevents > 0)
+		error = cqrs_apply_contained(projection, work->batch, applied, work->call_handler);
+	if (error != NULL && work->call_handler &&
+		cqrs_park_may_isolate(projection, error, applied->nevents))
+		error = cqrs_park_isolate(projection, work->batch, applied, member_patience(work->policy));
+	return error;
+}
 
 /*
  * Move a projection's checkpoint to next, and tell of the events that were

@@ -18,13 +18,11 @@
  */
 #include "postgres.h"
 
-#include "access/xact.h"
 #include "common/pg_prng.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/hsearch.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/timestamp.h"
 
 #include "dead_letter.h"
@@ -56,6 +54,8 @@ typedef struct Parking
 	bool		stop;			/* nothing is to be put aside */
 	int			ntimeouts;
 	HTAB	   *blocked;
+	CqrsEvent **given;			/* events to be isolated */
+	int			ngiven;
 	CqrsEvent **events;			/* all of them, with their keys */
 	text	  **keys;
 	int			nevents;
@@ -70,6 +70,7 @@ typedef struct Parking
 
 static Parking *parking_begin(CqrsProjection *projection, CqrsBatch *batch,
 							  const CqrsApplied *applied, CqrsPatience patience);
+static ErrorData *parking_isolate(void *arg);
 static void parking_compute_keys(Parking *parking, CqrsEvent **events, int nevents);
 static void parking_apply(Parking *parking, int first, int nevents);
 static int	parking_parts(const ErrorData *error, int nevents, int *next);
@@ -156,26 +157,17 @@ ErrorData *
 cqrs_park_isolate(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applied,
 				  CqrsPatience patience)
 {
-	MemoryContext old = CurrentMemoryContext;
-	ResourceOwner owner = CurrentResourceOwner;
-	Parking    *parking;
+	MemoryContext old = MemoryContextSwitchTo(batch->context);
+	Parking    *parking = parking_begin(projection, batch, applied, patience);
+	ErrorData  *error;
 
-	/* so that nothing stays of it if it has to be given up */
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(batch->context);
-	parking = parking_begin(projection, batch, applied, patience);
 	parking->stop = strcmp(projection->on_error, "stop") == 0;
-	parking_compute_keys(parking, applied->events, applied->nevents);
-	if (parking->error == NULL)
-		parking_apply(parking, 0, parking_hold_back(parking, 0, parking->nevents));
-	if (parking->error == NULL)
-		ReleaseCurrentSubTransaction();
-	else
-		RollbackAndReleaseCurrentSubTransaction();
-	CurrentResourceOwner = owner;
+	parking->given = applied->events;
+	parking->ngiven = applied->nevents;
+	error = cqrs_apply_as_whole(parking_isolate, parking);
 	MemoryContextSwitchTo(old);
-	if (parking->error != NULL)
-		return parking->error;
+	if (error != NULL)
+		return error;
 
 	applied->events = parking->done;
 	applied->nevents = parking->ndone;
@@ -246,6 +238,18 @@ parking_begin(CqrsProjection *projection, CqrsBatch *batch, const CqrsApplied *a
 			blocked_add(parking->blocked, lfirst(lc));
 	MemoryContextSwitchTo(old);
 	return parking;
+}
+
+/* What cqrs_park_isolate does that is to be undone if it has to be given up. */
+static ErrorData *
+parking_isolate(void *arg)
+{
+	Parking    *parking = (Parking *) arg;
+
+	parking_compute_keys(parking, parking->given, parking->ngiven);
+	if (parking->error == NULL)
+		parking_apply(parking, 0, parking_hold_back(parking, 0, parking->nevents));
+	return parking->error;
 }
 
 /*
