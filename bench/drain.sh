@@ -3,19 +3,19 @@
 # Suite drain: a backlog into one read table, by every kind of handler and size of batches. Sourced by bench/run.
 #
 # Each round publishes new events, and each way adds them to a read table of its own. A way's name says what it
-# is: by hand, slices_SIZE and bare; by the extension, KIND_SIZE, with _worker added where it is a worker's work
+# is: by hand, slices_SIZE, packed_SIZE and bare; by the extension, KIND_SIZE, with _worker added where it is a worker's work
 # and not catch_up's.
 
 suite_drain() {
 	local repetitions
 
 	repetitions=$(size 5 3)
-	drain sums 1000 10000 slices_10000 bare view_10000 view_10000_worker view_default view_default_worker batch_10000 batch_10000_worker \
+	drain sums 1000 10000 slices_10000 packed_10000 bare view_10000 view_10000_worker view_default view_default_worker batch_10000 batch_10000_worker \
 		reducer_10000 event_10000 event_10000_worker row_trigger no_trigger
 	drain_figures
 
 	# Here each batch touches every row of the read table, and the upsert is nearly all there is to do.
-	drain sums 10000 10000 slices_10000 bare view_10000 view_10000_worker view_default batch_10000 batch_10000_worker \
+	drain sums 10000 10000 slices_10000 packed_10000 bare view_10000 view_10000_worker view_default batch_10000 batch_10000_worker \
 		reducer_10000
 	drain_figures
 
@@ -133,6 +133,7 @@ drain_figures() {
 	speed_figure "view, worker, against slices by hand" ">= 0.95" "view_${batch}_worker" "$slices"
 	speed_figure "view, default batches, against one bare statement" ">= 0.7" view_default bare
 	speed_figure "view, worker, default batches, against one bare statement" ">= 0.7" view_default_worker bare
+	speed_figure "view, catch_up, against slices by hand into a table of default fillfactor" "" "view_$batch" "packed_$batch"
 	speed_figure "batch handler, catch_up, against slices by hand" \
 		"$([ "$batch" != 10000 ] || echo '>= 0.85')" "batch_$batch" "$slices"
 	speed_figure "batch handler, worker, against slices by hand" ">= 0.85" "batch_${batch}_worker" "$slices"
@@ -145,7 +146,8 @@ drain_figures() {
 
 # Notes how many events a second all ways managed.
 drain_rates() {
-	rate_figures "$events" "slices_$batch" "by hand in slices of $batch" bare "by hand in one bare statement" \
+	rate_figures "$events" "slices_$batch" "by hand in slices of $batch" \
+		"packed_$batch" "the same into a table of default fillfactor" bare "by hand in one bare statement" \
 		"view_$batch" "view, catch_up" "view_${batch}_worker" "view, worker" \
 		view_default "view, default batches, catch_up" view_default_worker "view, default batches, worker" \
 		"batch_$batch" "batch handler, catch_up" "batch_${batch}_worker" "batch handler, worker" \
@@ -167,6 +169,7 @@ drain() {
 		kind=${way%%_*}
 		case $kind in
 			slices | bare) sql <<<"CALL bench.create_way('$shape', 'hand', '$way')" ;;
+			packed) sql <<<"CALL bench.create_way('$shape', 'packed', '$way')" ;;
 			row | no) continue ;;
 			*) sql <<<"CALL bench.create_way('$shape', '$kind', '$way', $(drain_batch_size "$way"))" ;;
 		esac
@@ -215,8 +218,8 @@ drain_measure() {
 	local slice=1000000000
 
 	case $1 in
-		slices_* | bare)
-			[ "$1" = bare ] || slice=${1#slices_}
+		slices_* | packed_* | bare)
+			[ "$1" = bare ] || slice=${1#*_}
 			measured <<-SQL
 				SET synchronous_commit = off;
 				\timing on

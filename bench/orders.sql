@@ -15,7 +15,7 @@ BEGIN
 END $$;
 
 -- A read table, and its handlers, per batch and per event.
-CREATE TABLE bench.by_engine (order_id text PRIMARY KEY, items bigint NOT NULL, total numeric NOT NULL);
+CREATE TABLE bench.by_engine (order_id text PRIMARY KEY, items bigint NOT NULL, total numeric NOT NULL) WITH (fillfactor = 50);
 
 CREATE FUNCTION bench.keep() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

@@ -40,7 +40,7 @@ CREATE TABLE bench.plain_outbox (
 CREATE INDEX ON bench.plain_outbox (xid, position);
 
 -- What triggers on it do, into a read table that sums up orders: per row, and per statement.
-CREATE TABLE bench.by_hand (order_id text PRIMARY KEY, items bigint NOT NULL, total numeric NOT NULL);
+CREATE TABLE bench.by_hand (order_id text PRIMARY KEY, items bigint NOT NULL, total numeric NOT NULL) WITH (fillfactor = 50);
 
 CREATE FUNCTION bench.keep_by_row_trigger() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN

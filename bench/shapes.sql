@@ -76,8 +76,8 @@ $$, $$
         arr_delay = coalesce(o.arr_delay + excluded.arr_delay, o.arr_delay, excluded.arr_delay)
 $$);
 
--- Makes a read table of a shape in the schema bench, and whatever keeps it, of a kind: "hand" is nothing; "view";
--- and for sums also handlers, "batch", "reducer" and "event". The projection waits to be resumed. Its batch size
+-- Makes a read table of a shape in the schema bench, and whatever keeps it, of a kind: "hand" is nothing, and
+-- "packed" neither, with pages filled to the end; "view"; and for sums also handlers, "batch", "reducer" and "event". The projection waits to be resumed. Its batch size
 -- NULL is the default.
 CREATE PROCEDURE bench.create_way(shape text, kind text, name text, batch_size integer DEFAULT NULL)
 LANGUAGE plpgsql AS $$
@@ -93,8 +93,9 @@ BEGIN
         RETURN;
     END IF;
 
-    EXECUTE format('CREATE TABLE %I (%s)', name, shape_row.columns);
-    IF kind = 'hand' THEN
+    EXECUTE format('CREATE TABLE %I (%s) WITH (fillfactor = %s)', name, shape_row.columns,
+                   CASE kind WHEN 'packed' THEN 100 ELSE 50 END);
+    IF kind IN ('hand', 'packed') THEN
         RETURN;
     ELSIF kind = 'batch' THEN
         EXECUTE format('CREATE FUNCTION keep_%1$s() RETURNS trigger LANGUAGE plpgsql AS %2$L', name, format('BEGIN

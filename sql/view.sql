@@ -25,6 +25,10 @@ SELECT cqrs.create_view('order_summary', $$
 SELECT attname, col_description(attrelid, attnum) FROM pg_attribute
 WHERE attrelid = 'order_summary'::regclass AND attnum > 0 ORDER BY attnum;
 SELECT obj_description('order_summary'::regclass), obj_description('order_summary_state'::regclass);
+-- where rows are updated, pages are left half empty for it
+SELECT cqrs.create_view('appended', 'SELECT position, event_type FROM events'), cqrs.create_view('distinct_types', 'SELECT event_type FROM events GROUP BY 1');
+SELECT relname, reloptions FROM pg_class WHERE relname IN ('order_summary', 'order_summary_state', 'appended', 'distinct_types') ORDER BY 1;
+SELECT cqrs.drop_projection('appended', true), cqrs.drop_projection('distinct_types', true);
 -- what was there already
 TABLE order_summary;
 

@@ -21,6 +21,17 @@
 
 #include "view_table.h"
 
+/*
+ * How much of a page is filled, in per cent, where rows are updated again and again,
+ * as a group's are: a batch may write each of a page's rows anew. Where the new ones
+ * fit beside the old they need no entries in indexes, and once the old are removed
+ * their place serves the next batch. In full pages new rows go elsewhere: by the tenth
+ * batch the table is larger than one that was begun half empty, and batches that touch
+ * all rows take a fifth to a half longer.
+ */
+#define UPDATED_FILLFACTOR 50
+
+static bool table_is_updated(const CqrsView *view);
 static void table_columns(StringInfo sql, const CqrsView *view, bool keys_only);
 static void check_types(const CqrsView *view, Oid read_table);
 static void check_key(const CqrsView *view, Oid relid, bool is_state);
@@ -43,6 +54,8 @@ cqrs_view_table_create(const CqrsView *view, Oid schema, const char *name, bool 
 		appendStringInfo(&sql, "%sposition_%d pg_catalog.int8",
 						 i == 0 && view->nkeys == 0 ? "" : ", ", i + 1);
 	appendStringInfoChar(&sql, ')');
+	if (is_state || table_is_updated(view))
+		appendStringInfo(&sql, " WITH (fillfactor = %d)", UPDATED_FILLFACTOR);
 	return sql.data;
 }
 
@@ -92,6 +105,16 @@ cqrs_view_table_check(const CqrsView *view, const CqrsViewTables *tables)
 	check_key(view, tables->read_table, false);
 	if (OidIsValid(tables->state_table))
 		check_key(view, tables->state_table, true);
+}
+
+/* Do batches update rows of the read table, or only append to it? */
+static bool
+table_is_updated(const CqrsView *view)
+{
+	for (int i = 0; i < view->ncolumns; i++)
+		if (view->columns[i].role >= CQRS_VIEW_COUNT)
+			return true;
+	return false;
 }
 
 static void

@@ -1,5 +1,5 @@
 -- Emmett's event store, whose tables and functions are there already; its consumer is emmett.mjs.
-CREATE TABLE bench.kept (order_id text PRIMARY KEY, items bigint NOT NULL, total numeric NOT NULL);
+CREATE TABLE bench.kept (order_id text PRIMARY KEY, items bigint NOT NULL, total numeric NOT NULL) WITH (fillfactor = 50);
 
 -- An order's events are appended to its stream in one call.
 CREATE FUNCTION bench.publish_slice(begin_at bigint, end_at bigint, orders integer) RETURNS void LANGUAGE sql AS $$

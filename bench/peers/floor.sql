@@ -1,6 +1,6 @@
 -- The floor: the statement that one would run by hand over :slice events at a time, when nobody else publishes (it
 -- goes by positions, and would skip what commits late).
-CREATE TABLE bench.kept (order_id text PRIMARY KEY, items bigint NOT NULL, total numeric NOT NULL);
+CREATE TABLE bench.kept (order_id text PRIMARY KEY, items bigint NOT NULL, total numeric NOT NULL) WITH (fillfactor = 50);
 CREATE TABLE bench.done (position bigint NOT NULL);
 INSERT INTO bench.done VALUES (0);
 ALTER DATABASE :"DBNAME" SET bench.slice = :slice;

@@ -1,6 +1,6 @@
 -- A polling loop that loses nothing: it reads what has a transaction id below the oldest one in progress, in the order
 -- of transaction ids, and remembers how far it came. Any transaction that stays open stops it.
-CREATE TABLE bench.kept (order_id text PRIMARY KEY, items bigint NOT NULL, total numeric NOT NULL);
+CREATE TABLE bench.kept (order_id text PRIMARY KEY, items bigint NOT NULL, total numeric NOT NULL) WITH (fillfactor = 50);
 CREATE TABLE bench.done (xid xid8 NOT NULL, position bigint NOT NULL);
 INSERT INTO bench.done VALUES ('0', 0);
 

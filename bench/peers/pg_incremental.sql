@@ -4,7 +4,7 @@ CREATE EXTENSION pg_incremental;
 ALTER DATABASE :"DBNAME" SET client_min_messages = warning;
 SET client_min_messages = warning;
 ALTER TABLE bench.plain_outbox DROP COLUMN xid;
-CREATE TABLE bench.kept (order_id text PRIMARY KEY, items bigint NOT NULL, total numeric NOT NULL);
+CREATE TABLE bench.kept (order_id text PRIMARY KEY, items bigint NOT NULL, total numeric NOT NULL) WITH (fillfactor = 50);
 SELECT incremental.create_sequence_pipeline('kept', 'bench.plain_outbox', $$
     INSERT INTO bench.kept AS o
     SELECT aggregate_id, count(*), sum((payload->>'price')::numeric)

@@ -2,7 +2,7 @@
 -- one transaction, so nothing is processed twice.
 CREATE EXTENSION pgmq;
 SELECT pgmq.create('bench') \g /dev/null
-CREATE TABLE bench.kept (order_id text PRIMARY KEY, items bigint NOT NULL, total numeric NOT NULL);
+CREATE TABLE bench.kept (order_id text PRIMARY KEY, items bigint NOT NULL, total numeric NOT NULL) WITH (fillfactor = 50);
 
 CREATE FUNCTION bench.publish_slice(begin_at bigint, end_at bigint, orders integer) RETURNS void LANGUAGE sql AS $$
     SELECT count(sent) FROM pgmq.send_batch('bench', ARRAY(

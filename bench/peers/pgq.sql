@@ -1,7 +1,7 @@
 -- PgQ, with a consumer in PL/pgSQL.
 CREATE EXTENSION pgq;
 SELECT pgq.create_queue('bench'), pgq.register_consumer('bench', 'bench') \g /dev/null
-CREATE TABLE bench.kept (order_id text PRIMARY KEY, items bigint NOT NULL, total numeric NOT NULL);
+CREATE TABLE bench.kept (order_id text PRIMARY KEY, items bigint NOT NULL, total numeric NOT NULL) WITH (fillfactor = 50);
 
 CREATE FUNCTION bench.publish_slice(begin_at bigint, end_at bigint, orders integer) RETURNS void LANGUAGE sql AS $$
     SELECT count(pgq.insert_event('bench', event_type, payload::text, aggregate_id, aggregate_type, NULL, NULL))

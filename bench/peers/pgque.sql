@@ -1,7 +1,7 @@
 -- PgQue, whose file is in the database already, with a consumer in PL/pgSQL. What is sent at once is sent by one call,
 -- which has no place for an order but the payload.
 SELECT pgque.create_queue('bench'), pgque.subscribe('bench', 'bench') \g /dev/null
-CREATE TABLE bench.kept (order_id text PRIMARY KEY, items bigint NOT NULL, total numeric NOT NULL);
+CREATE TABLE bench.kept (order_id text PRIMARY KEY, items bigint NOT NULL, total numeric NOT NULL) WITH (fillfactor = 50);
 
 CREATE FUNCTION bench.publish_slice(begin_at bigint, end_at bigint, orders integer) RETURNS void LANGUAGE sql AS $$
     SELECT pgque.send_batch('bench', 'ItemAdded', ARRAY(
