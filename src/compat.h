@@ -87,6 +87,35 @@
 #define cqrs_compat_executor_run(desc) ExecutorRun(desc, ForwardScanDirection, 0, true)
 #endif
 
+/* 16 took what is to be checked out of the range table; 18 wants to know what is not pruned */
+#if PG_VERSION_NUM >= 180000
+#define cqrs_compat_init_range_table(estate, plan) \
+	ExecInitRangeTable(estate, (plan)->rtable, (plan)->permInfos, bms_copy((plan)->unprunableRelids))
+#elif PG_VERSION_NUM >= 160000
+#define cqrs_compat_init_range_table(estate, plan) \
+	ExecInitRangeTable(estate, (plan)->rtable, (plan)->permInfos)
+#else
+#define cqrs_compat_init_range_table(estate, plan) \
+	ExecInitRangeTable(estate, (plan)->rtable)
+#endif
+#if PG_VERSION_NUM >= 160000
+#define cqrs_compat_check_permissions(plan) \
+	ExecCheckPermissions((plan)->rtable, (plan)->permInfos, true)
+#else
+#define cqrs_compat_check_permissions(plan) \
+	ExecCheckRTPerms((plan)->rtable, true)
+#endif
+
+/* 18 may leave a row out that is there already: here none is */
+#if PG_VERSION_NUM >= 180000
+#define cqrs_compat_check_index_constraints(result, slot, estate, conflict, indexes) \
+	ExecCheckIndexConstraints(result, slot, estate, conflict, \
+							  &(ItemPointerData) {{0, 0}, InvalidOffsetNumber}, indexes)
+#else
+#define cqrs_compat_check_index_constraints(result, slot, estate, conflict, indexes) \
+	ExecCheckIndexConstraints(result, slot, estate, conflict, indexes)
+#endif
+
 /* 18 has generated columns that are not stored; NOT NULL computes them, too */
 #if PG_VERSION_NUM >= 180000
 #define cqrs_compat_has_generated(constr) \

@@ -26,6 +26,7 @@
 #include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/plancache.h"
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
@@ -239,6 +240,10 @@ cqrs_query_forget(CqrsQuery *query)
 	/* the next plan counts its generations anew */
 	query->planned = 0;
 	query->judged = 0;
+	if (query->kept != NULL)
+		MemoryContextDelete(query->kept);
+	query->kept = NULL;
+	query->upsert = NULL;
 }
 
 /* The order of magnitude: 0 for one row, 1 for up to 10, 2 for up to 100, … */

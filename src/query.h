@@ -41,8 +41,10 @@ typedef struct CqrsQuery
 	Oid			argtypes[CQRS_QUERY_MAX_ARGS];
 	SPIPlanPtr	plan;
 	int			planned;		/* the plan's generation that flags have shaped */
-	int			judged;			/* the generation that "steady" is of: see steady.c */
+	int			judged;			/* the generation that the rest is of: see steady.c */
 	bool		steady;
+	struct CqrsUpsert *upsert;	/* ready to run; NULL where it is something else */
+	MemoryContext kept;			/* what that is in */
 } CqrsQuery;
 
 /*

@@ -16,6 +16,8 @@
  * invalid, so that is judged once for a plan: after its first run, when the tables
  * are locked, and the settings in force.
  *
+ * A plan that merges one row is not even given to the executor: see upsert.c.
+ *
  * Whoever overlooks something here lets publishers choose what an owner's names
  * mean, with the owner's rights. So what is not known to be steady is not.
  */
@@ -36,6 +38,7 @@
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
+#include "utils/memutils.h"
 #include "utils/plancache.h"
 #include "utils/rel.h"
 #include "utils/relcache.h"
@@ -44,7 +47,10 @@
 
 #include "compat.h"
 #include "steady.h"
+#include "upsert.h"
 
+static void steady_execute(const CachedPlanSource *source, ParamListInfo params,
+						   CqrsRowFn row_fn, void *arg);
 static CachedPlanSource *steady_source(const CqrsQuery *query);
 static PlannedStmt *steady_plan(const CachedPlanSource *source);
 static bool steady_is_kept(const CqrsQuery *query, const CachedPlanSource *source);
@@ -82,8 +88,7 @@ cqrs_steady_run(CqrsQuery *query, const Datum *args, const char *nulls, CqrsRowF
 				void *arg)
 {
 	CachedPlanSource *source = steady_source(query);
-	CqrsReceiver receiver;
-	QueryDesc  *desc;
+	ParamListInfo params;
 	ErrorContextCallback callback = {
 		.previous = error_context_stack,
 		.callback = steady_error_callback,
@@ -103,24 +108,36 @@ cqrs_steady_run(CqrsQuery *query, const Datum *args, const char *nulls, CqrsRowF
 	if (!steady_is_kept(query, source))
 		return false;
 
-	cqrs_query_receiver(&receiver, row_fn, arg);
 	error_context_stack = &callback;
 	PushActiveSnapshot(GetTransactionSnapshot());
 	CommandCounterIncrement();
 	UpdateActiveSnapshotCommandId();
+	params = cqrs_query_params(query, args, nulls);
+	if (query->upsert == NULL || row_fn != NULL || !cqrs_upsert_run(query->upsert, params))
+		steady_execute(source, params, row_fn, arg);
+	PopActiveSnapshot();
+	CommandCounterIncrement();
+	error_context_stack = callback.previous;
+	return true;
+}
+
+/* Run the plan under the active snapshot. */
+static void
+steady_execute(const CachedPlanSource *source, ParamListInfo params, CqrsRowFn row_fn, void *arg)
+{
+	CqrsReceiver receiver;
+	QueryDesc  *desc;
+
+	cqrs_query_receiver(&receiver, row_fn, arg);
 	desc = CreateQueryDesc(steady_plan(source), source->query_string, GetActiveSnapshot(),
 						   InvalidSnapshot,
 						   row_fn ? (DestReceiver *) &receiver : None_Receiver,
-						   cqrs_query_params(query, args, nulls), NULL, 0);
+						   params, NULL, 0);
 	ExecutorStart(desc, 0);
 	cqrs_compat_executor_run(desc);
 	ExecutorFinish(desc);
 	ExecutorEnd(desc);
 	FreeQueryDesc(desc);
-	PopActiveSnapshot();
-	CommandCounterIncrement();
-	error_context_stack = callback.previous;
-	return true;
 }
 
 /*
@@ -138,6 +155,23 @@ cqrs_steady_judge(CqrsQuery *query)
 	query->steady = !source->dependsOnRLS &&
 		!node_is_unsteady((Node *) source->query_list, NULL);
 	query->judged = source->generation;
+
+	/* what was made ready for the plan before goes with it */
+	query->upsert = NULL;
+	if (query->kept == NULL)
+		query->kept = AllocSetContextCreate(CacheMemoryContext, "cqrs_views upsert",
+											ALLOCSET_SMALL_SIZES);
+	else
+		MemoryContextReset(query->kept);
+	if (query->steady)
+		query->upsert = cqrs_upsert_prepare(steady_plan(source), query->kept);
+}
+
+/* Have a statement run under its settings once more, and judged then. */
+void
+cqrs_steady_doubt(CqrsQuery *query)
+{
+	query->judged = 0;
 }
 
 static CachedPlanSource *

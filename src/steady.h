@@ -11,5 +11,6 @@ extern bool cqrs_steady_expected(const CqrsQuery *query);
 extern bool cqrs_steady_run(CqrsQuery *query, const Datum *args, const char *nulls,
 							CqrsRowFn row_fn, void *arg);
 extern void cqrs_steady_judge(CqrsQuery *query);
+extern void cqrs_steady_doubt(CqrsQuery *query);
 
 #endif							/* CQRS_STEADY_H */

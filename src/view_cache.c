@@ -20,6 +20,7 @@
 #include "outbox_range.h"
 #include "read_table.h"
 #include "settings.h"
+#include "steady.h"
 #include "view_cache.h"
 #include "view_sql.h"
 #include "view_table.h"
@@ -90,6 +91,10 @@ cqrs_view_cache_get(const CqrsProjection *projection)
 			view_forget(maintained);
 			view_make(maintained, projection);
 		}
+
+		/* what is ready to be evaluated may no longer be the owner's to call */
+		cqrs_steady_doubt(&maintained->apply[0]);
+		cqrs_steady_doubt(&maintained->apply_telling[0]);
 		maintained->checked = changes;
 	}
 	if (maintained->types_checked != type_changes)

@@ -27,7 +27,7 @@
  * fit beside the old they need no entries in indexes, and once the old are removed
  * their place serves the next batch. In full pages new rows go elsewhere: by the tenth
  * batch the table is larger than one that was begun half empty, and batches that touch
- * all rows take a fifth to a half longer.
+ * all rows take a fifth to three fifths longer.
  */
 #define UPDATED_FILLFACTOR 50
 
