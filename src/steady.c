@@ -158,13 +158,14 @@ cqrs_steady_judge(CqrsQuery *query)
 
 	/* what was made ready for the plan before goes with it */
 	query->upsert = NULL;
+	if (query->kept != NULL)
+		MemoryContextReset(query->kept);
+	if (!query->steady)
+		return;
 	if (query->kept == NULL)
 		query->kept = AllocSetContextCreate(CacheMemoryContext, "cqrs_views upsert",
 											ALLOCSET_SMALL_SIZES);
-	else
-		MemoryContextReset(query->kept);
-	if (query->steady)
-		query->upsert = cqrs_upsert_prepare(steady_plan(source), query->kept);
+	query->upsert = cqrs_upsert_prepare(steady_plan(source), query->kept);
 }
 
 /* Have a statement run under its settings once more, and judged then. */
