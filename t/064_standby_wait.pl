@@ -99,9 +99,16 @@ is(on($_, "SELECT cqrs.wait_for('p', '100 ms')"), 'f', 'nothing happens to them 
 
 # and this one for what has been received, of which the end is half of a record whose other half nobody will ever send
 kill 'STOP', split /\n/, on($primary, "SELECT pid FROM pg_stat_activity WHERE backend_type IN ('background writer', 'checkpointer')");
-on($primary, "SELECT pg_logical_emit_message(false, 'long', repeat('x', 300000))");
-poll_ok($standby, 'postgres', 'SELECT pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn()', 'half of a record arrives');
-my $for_received = waiting_on($standby, "SELECT cqrs.wait_for('at_once', NULL)", 'SELECT 0');
+my ($for_received, $tries);
+until ($for_received && is_waiting($for_received))
+{
+	die 'nobody waits' if $tries++ > 50;
+
+	# the other half has come all the same, if the WAL writer had something else to flush
+	on($primary, "SELECT pg_logical_emit_message(false, 'long', repeat('x', 300000))");
+	poll_ok($standby, 'postgres', 'SELECT pg_last_wal_receive_lsn() > pg_last_wal_replay_lsn()', 'half of a record arrives');
+	$for_received = session_on($standby, "SELECT cqrs.wait_for('at_once', NULL)", 'SELECT 0');
+}
 $primary->stop('immediate');
 on($standby, 'ALTER SYSTEM SET cqrs_views.enabled = on; SELECT pg_reload_conf()');
 $standby->promote;
@@ -152,16 +159,37 @@ sub on
 # Starts a session that waits, and then runs a query.
 sub waiting_on
 {
+	my $session = session_on(@_);
+
+	is_waiting($session) or die 'nobody waits';
+	return $session;
+}
+
+# Starts a session that may wait, and then runs a query.
+sub session_on
+{
 	my ($node, $wait, $query) = @_;
-	my %session = (output => '');
+	my %session = (output => '', node => $node, wait => $wait);
 
 	$session{run} = IPC::Run::start(
 		[ $node->installed_command('psql'), '-XAtq', '-d', $node->connstr('postgres'), '-c', $wait, '-c', $query ],
 		'<', \undef, '>', \$session{output}, '2>&1', IPC::Run::timeout($PostgreSQL::Test::Utils::timeout_default));
-	(my $pattern = $wait) =~ s/'/''/g;
-	$node->poll_query_until('postgres', "SELECT count(*) > 0 FROM pg_stat_activity WHERE query = '$pattern' AND state = 'active'")
-	  or die 'nobody waits';
 	return \%session;
+}
+
+# Does the session wait, or has it ended?
+sub is_waiting
+{
+	my ($session) = @_;
+	(my $pattern = $session->{wait}) =~ s/'/''/g;
+
+	while ($session->{run}->pumpable)
+	{
+		return 1 if on($session->{node}, "SELECT count(*) FROM pg_stat_activity WHERE query = '$pattern' AND state = 'active'") > 0;
+		$session->{run}->pump_nb;
+	}
+	$session->{run}->finish;
+	return 0;
 }
 
 # What it has printed when it ends.
