@@ -22,7 +22,7 @@
 #include "catalog/pg_namespace.h"
 #include "commands/extension.h"
 #include "miscadmin.h"
-#include "storage/lock.h"
+#include "storage/lmgr.h"
 #include "utils/guc.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -424,13 +424,17 @@ query_note_plan(CqrsQuery *query, bool shaped)
 		cqrs_query_forget(query);
 }
 
-/* Give the statement that runs next its rows. SPI forgets them when it finishes. */
+/*
+ * Give the statement that runs next its rows. SPI forgets them when it finishes. Who
+ * analyses the statement looks at the relation, and counts on its being locked.
+ */
 static void
 query_register(const CqrsRows *rows)
 {
 	EphemeralNamedRelation enr = palloc0(sizeof(EphemeralNamedRelationData));
 	int			rc;
 
+	LockRelationOid(rows->relid, AccessShareLock);
 	enr->md.name = unconstify(char *, rows->name);
 	enr->md.reliddesc = rows->relid;
 	enr->md.enrtype = ENR_NAMED_TUPLESTORE;

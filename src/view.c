@@ -25,6 +25,7 @@
 #include "parser/parse_node.h"
 #include "parser/parser.h"
 #include "rewrite/rewriteManip.h"
+#include "storage/lmgr.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/queryenvironment.h"
@@ -203,6 +204,7 @@ view_analyse(ViewParse *parse, RawStmt *statement)
 
 	events->md.name = CQRS_VIEW_EVENTS;
 	events->md.reliddesc = cqrs_query_relation("events", false);
+	LockRelationOid(events->md.reliddesc, AccessShareLock);
 	events->md.enrtype = ENR_NAMED_TUPLESTORE;
 	register_ENR(environment, events);
 	query = parse_analyze_fixedparams(statement, parse->text, NULL, 0, environment);
