@@ -127,6 +127,48 @@ SELECT publish_or_tell('a1', '{"x": 1}'), publish_or_tell('a1', '{"x": 1}');
 ROLLBACK;
 SELECT * FROM compare();
 
+-- memberships, too
+SELECT publish_or_tell('a1', '{"x": 1}');
+BEGIN;
+CREATE ROLE regress_adders;
+GRANT regress_adders TO regress_modeller;
+REVOKE EXECUTE ON FUNCTION pg_catalog.int8pl(bigint, bigint) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION pg_catalog.int8pl(bigint, bigint) TO regress_adders;
+SELECT publish_or_tell('a1', '{"x": 1}'), publish_or_tell('a1', '{"x": 1}');
+REVOKE regress_adders FROM regress_modeller;
+SELECT publish_or_tell('a1', '{"x": 1}');
+ROLLBACK;
+-- a trigger that calls a function of ours
+SELECT publish_or_tell('a1', '{"x": 1}'), publish_or_tell('a1', '{"x": 1}');
+CREATE TRIGGER own AFTER UPDATE ON app.by_key FOR EACH ROW EXECUTE FUNCTION cqrs.guard_read_table();
+SELECT publish_or_tell('a1', '{"x": 1}'), publish_or_tell('a1', '{"x": 1}');
+DROP TRIGGER own ON app.by_key;
+-- a function of PostgreSQL's that is written in SQL, and has begun when an error ends it
+SELECT cqrs.create_view('overlapping', $$
+	SELECT aggregate_id AS id, count(*) AS n, count(*) FILTER (WHERE
+		(make_timestamp((payload->>'y')::int, (payload->>'m')::int, (payload->>'m')::int, (payload->>'m')::int, (payload->>'m')::int, 0),
+		 make_interval((payload->>'i')::int, (payload->>'z')::int, (payload->>'z')::int, (payload->>'z')::int, (payload->>'z')::int))
+		OVERLAPS
+		(make_timestamp((payload->>'y')::int, (payload->>'m')::int, (payload->>'m')::int, (payload->>'m')::int, (payload->>'m')::int, 0),
+		 make_interval((payload->>'i')::int, (payload->>'z')::int, (payload->>'z')::int, (payload->>'z')::int, (payload->>'z')::int))) AS o
+	FROM events WHERE event_type = 'Over' GROUP BY 1 $$, mode => 'inline');
+CREATE FUNCTION publish_over(i int) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+	PERFORM publish('o', jsonb_build_object('y', 2000, 'm', 1, 'z', 0, 'i', i), 'Over');
+	RETURN 'published';
+EXCEPTION WHEN OTHERS THEN
+	RETURN SQLSTATE || ': ' || SQLERRM;
+END $$;
+SELECT publish('o', jsonb_build_object('y', 2000, 'm', 1, 'z', 0, 'i', 1), 'Over') FROM generate_series(1, 3);
+BEGIN;
+SELECT publish('o', jsonb_build_object('y', 2000, 'm', 1, 'z', 0, 'i', 1), 'Over');
+SELECT publish_over(178000000);
+SELECT publish_over(1);
+COMMIT;
+SELECT * FROM overlapping;
+SELECT cqrs.drop_projection('overlapping', true);
+DROP FUNCTION publish_over;
+
 -- with somebody who looks on
 LOAD 'auto_explain';
 CALL publish_all();

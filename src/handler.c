@@ -52,6 +52,7 @@ cqrs_handler_init(void)
 {
 	CacheRegisterSyscacheCallback(PROCOID, handler_catalog_callback, (Datum) 0);
 	CacheRegisterSyscacheCallback(AUTHOID, handler_catalog_callback, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHMEMMEMROLE, handler_catalog_callback, (Datum) 0);
 }
 
 void

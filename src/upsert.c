@@ -22,6 +22,7 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "catalog/objectaccess.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "nodes/plannodes.h"
@@ -44,6 +45,7 @@ struct CqrsUpsert
 	ExprState  *filter;			/* is there a row at all? NULL = yes */
 	ProjectionInfo *propose;	/* the row that INSERT proposes */
 	ProjectionInfo *merge;		/* the one that takes the old one's place */
+	bool		running;		/* or ended by an error */
 };
 
 static const ModifyTable *upsert_node(const PlannedStmt *plan);
@@ -74,6 +76,7 @@ cqrs_upsert_prepare(const PlannedStmt *plan, MemoryContext context)
 		return NULL;
 	rel = table_open(rt_fetch(linitial_int(modify->resultRelations), plan->rtable)->relid, NoLock);
 	if (rel->rd_rel->relkind != RELKIND_RELATION || rel->rd_rel->relispartition ||
+		rel->rd_tableam != GetHeapamTableAmRoutine() ||
 		upsert_writes_key(modify, rel))
 	{
 		table_close(rel, NoLock);
@@ -101,6 +104,13 @@ cqrs_upsert_prepare(const PlannedStmt *plan, MemoryContext context)
 	return upsert;
 }
 
+/* Did its last run end in an error? Then who knows what expressions have begun. */
+bool
+cqrs_upsert_is_broken(const CqrsUpsert *upsert)
+{
+	return upsert->running;
+}
+
 /*
  * Propose the row and merge it, under the active snapshot. Returns false where that
  * is left to the executor; then nothing is done, though a row may be locked.
@@ -115,7 +125,8 @@ cqrs_upsert_run(CqrsUpsert *upsert, ParamListInfo params)
 
 	if (IsolationUsesXactSnapshot() || XactReadOnly ||
 		ExecutorStart_hook != NULL || ExecutorRun_hook != NULL ||
-		ExecutorFinish_hook != NULL || ExecutorEnd_hook != NULL)
+		ExecutorFinish_hook != NULL || ExecutorEnd_hook != NULL ||
+		object_access_hook != NULL)
 		return false;
 
 	estate = CreateExecutorState();
@@ -126,9 +137,11 @@ cqrs_upsert_run(CqrsUpsert *upsert, ParamListInfo params)
 	estate->es_output_cid = GetCurrentCommandId(true);
 	upsert->econtext->ecxt_param_list_info = params;
 
+	upsert->running = true;
 	rel = table_open(upsert->relid, NoLock);
 	done = upsert_in(upsert, estate, rel);
 	table_close(rel, NoLock);
+	upsert->running = false;
 
 	ResetExprContext(upsert->econtext);
 	MemoryContextSwitchTo(old);
