@@ -22,7 +22,6 @@
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
-#include "catalog/objectaccess.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "nodes/plannodes.h"
@@ -125,8 +124,7 @@ cqrs_upsert_run(CqrsUpsert *upsert, ParamListInfo params)
 
 	if (IsolationUsesXactSnapshot() || XactReadOnly ||
 		ExecutorStart_hook != NULL || ExecutorRun_hook != NULL ||
-		ExecutorFinish_hook != NULL || ExecutorEnd_hook != NULL ||
-		object_access_hook != NULL)
+		ExecutorFinish_hook != NULL || ExecutorEnd_hook != NULL)
 		return false;
 
 	estate = CreateExecutorState();
