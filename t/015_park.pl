@@ -15,37 +15,20 @@ my $node = new_server(
 	'park',
 	'cqrs_views.max_retries' => 2,
 	'cqrs_views.retry_delay' => '20ms');
-my @kinds = qw(batched folded singly viewed);
 create_database($node, 'postgres');
 sql(q{
-	CREATE TABLE singly (n int GENERATED ALWAYS AS IDENTITY, id text, v int);
-	CREATE TABLE batched (id text, v int);
-	CREATE TABLE folded (id text PRIMARY KEY, total int);
+	CREATE FUNCTION value_of(payload jsonb) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
+		'BEGIN RETURN (payload->>''v'')::int; END'});
+my @kinds = create_totals($node, 'postgres');
+sql(q{
 	CREATE TABLE skipping (id text, v int);
 	CREATE TABLE stopping (id text, v int);
-	CREATE FUNCTION value_of(payload jsonb) RETURNS int LANGUAGE plpgsql IMMUTABLE AS
-		'BEGIN RETURN (payload->>''v'')::int; END';
-	CREATE FUNCTION singly(e cqrs.event) RETURNS void LANGUAGE plpgsql AS
-		'BEGIN INSERT INTO singly (id, v) VALUES (e.aggregate_id, value_of(e.payload)); END';
 	CREATE FUNCTION skipping(e cqrs.event) RETURNS void LANGUAGE plpgsql AS
 		'BEGIN INSERT INTO skipping VALUES (e.aggregate_id, value_of(e.payload)); END';
 	CREATE FUNCTION stopping(e cqrs.event) RETURNS void LANGUAGE plpgsql AS
 		'BEGIN INSERT INTO stopping VALUES (e.aggregate_id, value_of(e.payload)); END';
-	CREATE FUNCTION batched() RETURNS trigger LANGUAGE plpgsql AS
-		'BEGIN INSERT INTO batched SELECT aggregate_id, value_of(payload) FROM events; RETURN NULL; END';
-	CREATE FUNCTION folded(state folded, e cqrs.event) RETURNS folded LANGUAGE plpgsql AS
-		'BEGIN state.total := coalesce(state.total, 0) + value_of(e.payload); RETURN state; END';
-	SELECT cqrs.create_projection('singly', 'singly(cqrs.event)', '{singly}');
-	SELECT cqrs.create_projection('batched', 'batched()', '{batched}');
-	SELECT cqrs.create_projection('folded', 'folded(folded, cqrs.event)', '{folded}');
-	SELECT cqrs.create_view('viewed', 'SELECT aggregate_id AS id, sum(value_of(payload)) AS total FROM events GROUP BY 1');
 	SELECT cqrs.create_projection('skipping', 'skipping(cqrs.event)', '{skipping}', on_error => 'skip');
-	SELECT cqrs.create_projection('stopping', 'stopping(cqrs.event)', '{stopping}', on_error => 'stop');
-	CREATE VIEW totals AS
-		SELECT 'singly' AS kind, id, sum(v) AS total FROM singly GROUP BY id
-		UNION ALL SELECT 'batched', id, sum(v) FROM batched GROUP BY id
-		UNION ALL SELECT 'folded', id, total FROM folded
-		UNION ALL SELECT 'viewed', id, total FROM viewed});
+	SELECT cqrs.create_projection('stopping', 'stopping(cqrs.event)', '{stopping}', on_error => 'stop')});
 
 # --- one culprit of a key, one of another, in one batch
 

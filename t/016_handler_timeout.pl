@@ -17,12 +17,8 @@ my $node = new_server(
 	'cqrs_views.handler_timeout' => '300ms',
 	'cqrs_views.max_retries' => 1,
 	'cqrs_views.retry_delay' => '20ms');
-my @kinds = qw(batched folded singly viewed);
 create_database($node, 'postgres');
 sql(q{
-	CREATE TABLE singly (id text, v int);
-	CREATE TABLE batched (id text, v int);
-	CREATE TABLE folded (id text PRIMARY KEY, total int);
 	CREATE FUNCTION value_of(payload jsonb) RETURNS int LANGUAGE plpgsql AS $$ BEGIN
 		CASE payload->>'v'
 			WHEN 'loop' THEN LOOP NULL; END LOOP;
@@ -32,22 +28,8 @@ sql(q{
 		END CASE;
 		RETURN payload->>'v';
 	END $$;
-	CREATE FUNCTION singly(e cqrs.event) RETURNS void LANGUAGE plpgsql AS
-		'BEGIN INSERT INTO singly VALUES (e.aggregate_id, value_of(e.payload)); END';
-	CREATE FUNCTION batched() RETURNS trigger LANGUAGE plpgsql AS
-		'BEGIN INSERT INTO batched SELECT aggregate_id, value_of(payload) FROM events; RETURN NULL; END';
-	CREATE FUNCTION folded(state folded, e cqrs.event) RETURNS folded LANGUAGE plpgsql AS
-		'BEGIN state.total := coalesce(state.total, 0) + value_of(e.payload); RETURN state; END';
-	ALTER FUNCTION value_of IMMUTABLE;
-	SELECT cqrs.create_projection('singly', 'singly(cqrs.event)', '{singly}');
-	SELECT cqrs.create_projection('batched', 'batched()', '{batched}');
-	SELECT cqrs.create_projection('folded', 'folded(folded, cqrs.event)', '{folded}');
-	SELECT cqrs.create_view('viewed', 'SELECT aggregate_id AS id, sum(value_of(payload)) AS total FROM events GROUP BY 1');
-	CREATE VIEW totals AS
-		SELECT 'singly' AS kind, id, sum(v) AS total FROM singly GROUP BY id
-		UNION ALL SELECT 'batched', id, sum(v) FROM batched GROUP BY id
-		UNION ALL SELECT 'folded', id, total FROM folded
-		UNION ALL SELECT 'viewed', id, total FROM viewed});
+	ALTER FUNCTION value_of IMMUTABLE});
+my @kinds = create_totals($node, 'postgres');
 
 # --- two culprits among 200
 

@@ -16,7 +16,6 @@ my $node = new_server(
 	'cqrs_views.max_retries' => 0,
 	'cqrs_views.retry_delay' => '5ms',
 	'cqrs_views.max_retry_delay' => '20ms');
-my @kinds = qw(batched folded singly viewed);
 create_database($node, 'postgres');
 sql(q{
 	CREATE SEQUENCE gate;
@@ -24,20 +23,8 @@ sql(q{
 		IF payload->>'v' = 'waits' AND (SELECT last_value FROM gate) = 1 THEN
 			RAISE 'it is nobody''s fault' USING ERRCODE = 'serialization_failure';
 		END IF;
-		RETURN coalesce(nullif(payload->>'v', 'waits'), '0')::int; END $$;
-	CREATE TABLE singly (id text, total int);
-	CREATE TABLE batched (id text, total int);
-	CREATE TABLE folded (id text PRIMARY KEY, total int);
-	CREATE FUNCTION singly(e cqrs.event) RETURNS void LANGUAGE plpgsql AS
-		'BEGIN INSERT INTO singly VALUES (e.aggregate_id, value_of(e.payload)); END';
-	CREATE FUNCTION batched() RETURNS trigger LANGUAGE plpgsql AS
-		'BEGIN INSERT INTO batched SELECT aggregate_id, value_of(payload) FROM events; RETURN NULL; END';
-	CREATE FUNCTION folded(state folded, e cqrs.event) RETURNS folded LANGUAGE plpgsql AS
-		'BEGIN state.total := coalesce(state.total, 0) + value_of(e.payload); RETURN state; END';
-	SELECT cqrs.create_projection('singly', 'singly(cqrs.event)', '{singly}');
-	SELECT cqrs.create_projection('batched', 'batched()', '{batched}');
-	SELECT cqrs.create_projection('folded', 'folded(folded, cqrs.event)', '{folded}');
-	SELECT cqrs.create_view('viewed', 'SELECT aggregate_id AS id, sum(value_of(payload)) AS total FROM events GROUP BY 1')});
+		RETURN coalesce(nullif(payload->>'v', 'waits'), '0')::int; END $$});
+my @kinds = create_totals($node, 'postgres');
 
 # a dead letter, and then a batch with one more event of its key, and one that has to wait
 sql(q{SELECT cqrs.publish('T', 'k', 'E', '{"v": "bad"}')});
@@ -58,7 +45,7 @@ sql("SELECT setval('gate', 2)");
 foreach my $kind (@kinds)
 {
 	is(sql("SELECT cqrs.wait_for('$kind', '1 minute')"), 't', "$kind: has caught up");
-	is(sql("SELECT string_agg(id || ' ' || total, ', ' ORDER BY id) FROM (SELECT id, sum(total) AS total FROM $kind GROUP BY id) AS t"),
+	is(sql("SELECT string_agg(id || ' ' || total, ', ' ORDER BY id) FROM totals WHERE kind = '$kind'"),
 		'k 111, other 1000', "$kind: each event is applied once");
 }
 is(sql('SELECT count(*) FROM cqrs.parked'), 0, 'nothing is aside');

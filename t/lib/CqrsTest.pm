@@ -15,7 +15,7 @@ use Test::More;
 use Time::HiRes qw(usleep);
 
 our @EXPORT = qw(
-  new_server create_database create_log_projection
+  new_server create_database create_log_projection create_totals
   publish unhandled repeated handled_once
   worker_pids launcher_pid poll_ok wait_until_idle kill_postmaster
 );
@@ -54,6 +54,36 @@ sub create_database
 	  if $database ne 'postgres';
 	$node->safe_psql($database, 'CREATE EXTENSION cqrs_views');
 	return;
+}
+
+# Makes a projection of each kind of handler: batched, folded, singly and viewed. Each sums up by aggregate what the function
+# value_of, an int of the payload which is there already, makes of its events; the view totals (kind, id, total) shows
+# it, and the column n of singly's read table the order in which it handled them. Returns their names.
+sub create_totals
+{
+	my ($node, $database) = @_;
+
+	$node->safe_psql(
+		$database, q{
+		CREATE TABLE singly (n int GENERATED ALWAYS AS IDENTITY, id text, v int);
+		CREATE TABLE batched (id text, v int);
+		CREATE TABLE folded (id text PRIMARY KEY, total int);
+		CREATE FUNCTION singly(e cqrs.event) RETURNS void LANGUAGE plpgsql AS
+			'BEGIN INSERT INTO singly (id, v) VALUES (e.aggregate_id, value_of(e.payload)); END';
+		CREATE FUNCTION batched() RETURNS trigger LANGUAGE plpgsql AS
+			'BEGIN INSERT INTO batched SELECT aggregate_id, value_of(payload) FROM events; RETURN NULL; END';
+		CREATE FUNCTION folded(state folded, e cqrs.event) RETURNS folded LANGUAGE plpgsql AS
+			'BEGIN state.total := coalesce(state.total, 0) + value_of(e.payload); RETURN state; END';
+		SELECT cqrs.create_projection('singly', 'singly(cqrs.event)', '{singly}');
+		SELECT cqrs.create_projection('batched', 'batched()', '{batched}');
+		SELECT cqrs.create_projection('folded', 'folded(folded, cqrs.event)', '{folded}');
+		SELECT cqrs.create_view('viewed', 'SELECT aggregate_id AS id, sum(value_of(payload)) AS total FROM events GROUP BY 1');
+		CREATE VIEW totals AS
+			SELECT 'singly' AS kind, id, sum(v) AS total FROM singly GROUP BY id
+			UNION ALL SELECT 'batched', id, sum(v) FROM batched GROUP BY id
+			UNION ALL SELECT 'folded', id, total FROM folded
+			UNION ALL SELECT 'viewed', id, total FROM viewed});
+	return qw(batched folded singly viewed);
 }
 
 # Makes a log projection with the read table NAME_log. Options: kind (event or batch), setup (SQL to run
