@@ -95,15 +95,15 @@
 #define cqrs_compat_init_range_table(estate, plan) \
 	ExecInitRangeTable(estate, (plan)->rtable, (plan)->permInfos)
 #else
-#define cqrs_compat_init_range_table(estate, plan) \
-	ExecInitRangeTable(estate, (plan)->rtable)
+#define cqrs_compat_init_range_table(estate, plan) ExecInitRangeTable(estate, (plan)->rtable)
 #endif
+
+/* 16 has that apart, too */
 #if PG_VERSION_NUM >= 160000
 #define cqrs_compat_check_permissions(plan) \
 	ExecCheckPermissions((plan)->rtable, (plan)->permInfos, true)
 #else
-#define cqrs_compat_check_permissions(plan) \
-	ExecCheckRTPerms((plan)->rtable, true)
+#define cqrs_compat_check_permissions(plan) ExecCheckRTPerms((plan)->rtable, true)
 #endif
 
 /* 18 may leave a row out that is there already: here none is */

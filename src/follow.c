@@ -38,7 +38,6 @@
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
-#include "utils/resowner.h"
 #include "utils/syscache.h"
 #include "utils/varlena.h"
 
@@ -71,6 +70,13 @@ typedef struct Noted
 	List	   *functions;		/* OIDs of what users made of that, in a query */
 } Noted;
 
+/* a projection whose query, or key, is being read */
+typedef struct Reading
+{
+	const CqrsProjection *projection;
+	List	   *functions;		/* those of text_read */
+} Reading;
+
 static List *noted = NIL;
 static MemoryContext noted_context = NULL;
 
@@ -78,7 +84,7 @@ static ProcessUtility_hook_type previous_hook = NULL;
 
 static Noted *note_projection(CqrsProjection *projection, bool texts);
 static bool text_is_readable(const CqrsProjection *projection, List **functions);
-static ErrorData *text_try(const CqrsProjection *projection, List **functions);
+static ErrorData *text_try(void *arg);
 static List *text_read(const CqrsProjection *projection);
 static List *column_types(const CqrsProjection *projection);
 static bool is_sound(const CqrsProjection *projection);
@@ -196,31 +202,23 @@ note_projection(CqrsProjection *projection, bool texts)
 static bool
 text_is_readable(const CqrsProjection *projection, List **functions)
 {
-	ResourceOwner owner = CurrentResourceOwner;
-	MemoryContext context = CurrentMemoryContext;
-	ErrorData  *error;
+	Reading		reading = {.projection = projection};
+	ErrorData  *error = cqrs_apply_as_whole(text_try, &reading);
 
-	BeginInternalSubTransaction(NULL);
-	MemoryContextSwitchTo(context);
-	error = text_try(projection, functions);
-	if (error == NULL)
-		ReleaseCurrentSubTransaction();
-	else
-		RollbackAndReleaseCurrentSubTransaction();
-	MemoryContextSwitchTo(context);
-	CurrentResourceOwner = owner;
 	if (error != NULL && cqrs_apply_error_is_transient(error))
 		ReThrowError(error);
+	*functions = reading.functions;
 	return error == NULL;
 }
 
 /*
- * Read it in the time there is. Returns NULL, or the error; then the current
+ * Do a Reading in the time there is. Returns NULL, or the error; then the current
  * (sub)transaction has to be rolled back.
  */
 static ErrorData *
-text_try(const CqrsProjection *projection, List **functions)
+text_try(void *arg)
 {
+	Reading    *reading = (Reading *) arg;
 	MemoryContext context = CurrentMemoryContext;
 	ErrorData  *volatile error = NULL;
 	bool		limited = !cqrs_deadline_is_set();
@@ -229,7 +227,7 @@ text_try(const CqrsProjection *projection, List **functions)
 		cqrs_deadline_begin(READ_TIMEOUT);
 	PG_TRY();
 	{
-		*functions = text_read(projection);
+		reading->functions = text_read(reading->projection);
 		if (limited)
 			cqrs_deadline_end();
 	}
@@ -241,7 +239,7 @@ text_try(const CqrsProjection *projection, List **functions)
 		error = CopyErrorData();
 		FlushErrorState();
 		if (limited)
-			cqrs_deadline_explain(error, NameStr(projection->name));
+			cqrs_deadline_explain(error, NameStr(reading->projection->name));
 	}
 	PG_END_TRY();
 	return error;
@@ -317,17 +315,17 @@ static void
 follow_text(const Noted *note, const char *command)
 {
 	CqrsProjection *projection = cqrs_projection_get(note->projection);
-	List	   *functions = NIL;
+	Reading		reading = {.projection = projection};
 	ErrorData  *error;
 
 	if (projection == NULL || !note->readable)
 		return;
-	error = text_try(projection, &functions);
+	error = text_try(&reading);
 	if (error != NULL && cqrs_apply_error_is_transient(error))
 		ReThrowError(error);
 	if (error != NULL)
 		follow_refuse(projection, command, error->message);
-	if (!equal(functions, note->functions))
+	if (!equal(reading.functions, note->functions))
 		follow_refuse(projection, command, "It would call another function than before.");
 }
 

@@ -92,6 +92,7 @@ cqrs_steady_run(CqrsQuery *query, const Datum *args, const char *nulls, CqrsRowF
 				void *arg)
 {
 	CachedPlanSource *source = steady_source(query);
+	int			judged = query->judged;
 	ParamListInfo params;
 	ErrorContextCallback callback = {
 		.previous = error_context_stack,
@@ -117,13 +118,12 @@ cqrs_steady_run(CqrsQuery *query, const Datum *args, const char *nulls, CqrsRowF
 	CommandCounterIncrement();
 	UpdateActiveSnapshotCommandId();
 	params = cqrs_query_params(query, args, nulls);
-	if (query->upsert != NULL && cqrs_upsert_is_broken(query->upsert))
-	{
-		cqrs_steady_doubt(query);
-		query->upsert = NULL;
-	}
+
+	/* what an error ends is judged anew, and made ready anew */
+	cqrs_steady_doubt(query);
 	if (query->upsert == NULL || row_fn != NULL || !cqrs_upsert_run(query->upsert, params))
 		steady_execute(source, params, row_fn, arg);
+	query->judged = judged;
 	PopActiveSnapshot();
 	CommandCounterIncrement();
 	error_context_stack = callback.previous;

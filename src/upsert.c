@@ -44,7 +44,6 @@ struct CqrsUpsert
 	ExprState  *filter;			/* is there a row at all? NULL = yes */
 	ProjectionInfo *propose;	/* the row that INSERT proposes */
 	ProjectionInfo *merge;		/* the one that takes the old one's place */
-	bool		running;		/* or ended by an error */
 };
 
 static const ModifyTable *upsert_node(const PlannedStmt *plan);
@@ -103,16 +102,10 @@ cqrs_upsert_prepare(const PlannedStmt *plan, MemoryContext context)
 	return upsert;
 }
 
-/* Did its last run end in an error? Then who knows what expressions have begun. */
-bool
-cqrs_upsert_is_broken(const CqrsUpsert *upsert)
-{
-	return upsert->running;
-}
-
 /*
  * Propose the row and merge it, under the active snapshot. Returns false where that
- * is left to the executor; then nothing is done, though a row may be locked.
+ * is left to the executor; then nothing is done, though a row may be locked. After an
+ * error it is not to be run again: who knows what its expressions have begun?
  */
 bool
 cqrs_upsert_run(CqrsUpsert *upsert, ParamListInfo params)
@@ -135,11 +128,9 @@ cqrs_upsert_run(CqrsUpsert *upsert, ParamListInfo params)
 	estate->es_output_cid = GetCurrentCommandId(true);
 	upsert->econtext->ecxt_param_list_info = params;
 
-	upsert->running = true;
 	rel = table_open(upsert->relid, NoLock);
 	done = upsert_in(upsert, estate, rel);
 	table_close(rel, NoLock);
-	upsert->running = false;
 
 	ResetExprContext(upsert->econtext);
 	MemoryContextSwitchTo(old);
@@ -184,8 +175,8 @@ upsert_writes_key(const ModifyTable *modify, Relation rel)
 }
 
 /*
- * The same with the table open. Who was faster with the row has made another of it, so
- * then it is looked for once more, as the executor does under read committed.
+ * Propose and merge, with the table open. Who was faster with the row has made another
+ * of it, so then it is looked for once more, as the executor does under read committed.
  */
 static bool
 upsert_in(CqrsUpsert *upsert, EState *estate, Relation rel)

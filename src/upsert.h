@@ -11,7 +11,6 @@
 typedef struct CqrsUpsert CqrsUpsert;
 
 extern CqrsUpsert *cqrs_upsert_prepare(const PlannedStmt *plan, MemoryContext context);
-extern bool cqrs_upsert_is_broken(const CqrsUpsert *upsert);
 extern bool cqrs_upsert_run(CqrsUpsert *upsert, ParamListInfo params);
 
 #endif							/* CQRS_UPSERT_H */
