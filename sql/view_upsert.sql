@@ -169,6 +169,27 @@ SELECT * FROM overlapping;
 SELECT cqrs.drop_projection('overlapping', true);
 DROP FUNCTION publish_over;
 
+-- old versions of rows are removed while there is room, of whatever width the rows are: each event is a transaction of its own
+CREATE PROCEDURE publish_apart(n int, rows int, width int) LANGUAGE plpgsql AS $$
+BEGIN
+	FOR i IN 1..n LOOP
+		PERFORM publish('w' || width || '-' || i % rows, jsonb_build_object('x', 1, 'k', width, 'text', repeat('t', width)));
+		COMMIT;
+	END LOOP;
+END $$;
+CALL publish_apart(4000, 40, 10);
+CALL publish_apart(1000, 20, 500);
+SELECT pg_relation_size('app.by_key') / 8192 < 60 AS pruned, pg_relation_size('app.by_key_pkey') / 8192 < 10 AS in_place FROM app.by_key LIMIT 1;
+SELECT * FROM compare();
+-- by another index, and without one
+ALTER TABLE app.by_keys DROP CONSTRAINT by_keys_k_v_key;
+SELECT publish_or_tell('a1', '{"x": 1, "k": 10}');
+ALTER TABLE app.by_keys ADD CONSTRAINT again UNIQUE NULLS NOT DISTINCT (v, k);
+SELECT publish_or_tell('a1', '{"x": 1, "k": 10}'), publish_or_tell('a1', '{"x": 1, "k": 10}'), publish_or_tell('a1', '{"x": 1}');
+REINDEX TABLE app.by_keys;
+SELECT publish_or_tell('a1', '{"x": 1, "k": 10}'), publish_or_tell('a1', '{"x": 1}');
+SELECT * FROM compare();
+
 -- with somebody who looks on
 LOAD 'auto_explain';
 CALL publish_all();
@@ -177,7 +198,7 @@ SELECT * FROM compare();
 
 SELECT cqrs.drop_projection(name, drop_read_tables => true) FROM cqrs.projection;
 DROP FUNCTION publish, publish_or_tell, compare;
-DROP PROCEDURE publish_all;
+DROP PROCEDURE publish_all, publish_apart;
 DROP SCHEMA app;
 SET client_min_messages = warning;
 DROP OWNED BY regress_modeller;

@@ -106,14 +106,24 @@
 #define cqrs_compat_check_permissions(plan) ExecCheckRTPerms((plan)->rtable, true)
 #endif
 
-/* 18 may leave a row out that is there already: here none is */
-#if PG_VERSION_NUM >= 180000
-#define cqrs_compat_check_index_constraints(result, slot, estate, conflict, indexes) \
-	ExecCheckIndexConstraints(result, slot, estate, conflict, \
-							  &(ItemPointerData) {{0, 0}, InvalidOffsetNumber}, indexes)
+/* 16 tells indexes that summarize apart */
+#if PG_VERSION_NUM >= 160000
+#define cqrs_compat_insert_index_tuples(result, slot, estate, which) \
+	ExecInsertIndexTuples(result, slot, estate, true, false, NULL, NIL, (which) == TU_Summarizing)
 #else
-#define cqrs_compat_check_index_constraints(result, slot, estate, conflict, indexes) \
-	ExecCheckIndexConstraints(result, slot, estate, conflict, indexes)
+#define TU_UpdateIndexes bool
+#define TU_None false
+#define cqrs_compat_insert_index_tuples(result, slot, estate, which) \
+	ExecInsertIndexTuples(result, slot, estate, true, false, NULL, NIL)
+#endif
+
+/* 18 counts what a scan does for EXPLAIN */
+#if PG_VERSION_NUM >= 180000
+#define cqrs_compat_index_beginscan(rel, index, snapshot, nkeys) \
+	index_beginscan(rel, index, snapshot, NULL, nkeys, 0)
+#else
+#define cqrs_compat_index_beginscan(rel, index, snapshot, nkeys) \
+	index_beginscan(rel, index, snapshot, nkeys, 0)
 #endif
 
 /* 18 has generated columns that are not stored; NOT NULL computes them, too */

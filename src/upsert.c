@@ -6,9 +6,18 @@
  * row, and most of that is to make all expressions ready to be evaluated. Here they
  * stay ready, for as long as the plan is valid: steady.c lets through only plans whose
  * functions and types are PostgreSQL's own and harmless, and so remember nothing that
- * would not outlive a transaction. The rest is what PostgreSQL has for those who write
- * single rows, as its logical replication does (execReplication.c): what looks into a
- * unique index, what locks a row, what updates it and its indexes.
+ * would not outlive a transaction. So do the scan keys of the unique index. The row is
+ * written as logical replication writes single rows (execReplication.c), but for two
+ * things:
+ *
+ * It is not locked first. A version never changes, so where nobody is at work on the
+ * one that was merged with, it is enough that it is still the latest when it is
+ * replaced, which table_tuple_update says. That spares a WAL record.
+ *
+ * Pages are pruned when their room runs out. By an index scan of PostgreSQL's they are
+ * pruned as soon as less is free than the fillfactor leaves, which is the case after
+ * each update: that would be a WAL record, and a look at all rows of the page, for
+ * each event. So tuples are fetched here, as heapam_handler.c does it.
  *
  * Only what comes out as it would by the executor is done here: a row of the key is
  * there already, NOT NULL is not violated, and nobody looks on by hooks of the
@@ -18,14 +27,21 @@
  */
 #include "postgres.h"
 
+#include "access/genam.h"
+#include "access/heapam.h"
+#include "access/relscan.h"
 #include "access/sysattr.h"
 #include "access/table.h"
 #include "access/tableam.h"
 #include "access/xact.h"
+#include "catalog/pg_am.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "nodes/plannodes.h"
 #include "parser/parsetree.h"
+#include "pgstat.h"
+#include "storage/bufmgr.h"
+#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
 #include "utils/relcache.h"
@@ -34,12 +50,22 @@
 #include "compat.h"
 #include "upsert.h"
 
-/* a plan whose expressions are ready */
+/* of a page, as PostgreSQL has it where no fillfactor is set */
+#define MIN_ROOM (BLCKSZ / 10)
+
+/* a plan whose expressions and scan keys are ready */
 struct CqrsUpsert
 {
 	const PlannedStmt *plan;
 	const ModifyTable *modify;
 	Oid			relid;
+	Oid			indexid;		/* of the unique index that finds the row */
+	int			nkeys;
+	ScanKeyData *keys;
+	AttrNumber *attributes;		/* where the keys are in the proposed row; 0 = a constant */
+	bool		finds_nulls;
+	TupleTableSlot *old;
+	Size		room;			/* that a page needs for the next version of a row */
 	ExprContext *econtext;
 	ExprState  *filter;			/* is there a row at all? NULL = yes */
 	ProjectionInfo *propose;	/* the row that INSERT proposes */
@@ -48,10 +74,18 @@ struct CqrsUpsert
 
 static const ModifyTable *upsert_node(const PlannedStmt *plan);
 static bool upsert_writes_key(const ModifyTable *modify, Relation rel);
-static bool upsert_in(CqrsUpsert *upsert, EState *estate, Relation rel);
-static TM_Result upsert_lock(Relation rel, EState *estate, ItemPointer tid, TupleTableSlot *old);
-static bool upsert_merge(CqrsUpsert *upsert, EState *estate, ResultRelInfo *result,
-						 TupleTableSlot *proposed, TupleTableSlot *old);
+static bool upsert_prepare_keys(CqrsUpsert *upsert, Relation rel);
+static Const *index_constant(Relation index);
+static bool upsert_in(CqrsUpsert *upsert, Relation rel);
+static TM_Result upsert_try(CqrsUpsert *upsert, Relation rel, Relation index,
+							TupleTableSlot *proposed);
+static bool upsert_set_keys(CqrsUpsert *upsert, TupleTableSlot *proposed);
+static bool upsert_find(CqrsUpsert *upsert, Relation rel, Relation index, Snapshot snapshot);
+static bool upsert_fetch(CqrsUpsert *upsert, Relation rel, IndexScanDesc scan, ItemPointer tid);
+static TM_Result upsert_lock(CqrsUpsert *upsert, Relation rel);
+static TM_Result upsert_merge(CqrsUpsert *upsert, Relation rel, TupleTableSlot *proposed);
+static void upsert_index(CqrsUpsert *upsert, Relation rel, TupleTableSlot *merged,
+						 TU_UpdateIndexes which);
 static bool row_is_complete(Relation rel, TupleTableSlot *slot);
 
 /*
@@ -73,22 +107,25 @@ cqrs_upsert_prepare(const PlannedStmt *plan, MemoryContext context)
 	if (modify == NULL)
 		return NULL;
 	rel = table_open(rt_fetch(linitial_int(modify->resultRelations), plan->rtable)->relid, NoLock);
-	if (rel->rd_rel->relkind != RELKIND_RELATION || rel->rd_rel->relispartition ||
-		rel->rd_tableam != GetHeapamTableAmRoutine() ||
-		upsert_writes_key(modify, rel))
-	{
-		table_close(rel, NoLock);
-		return NULL;
-	}
-
 	old = MemoryContextSwitchTo(context);
 	upsert = palloc0(sizeof(CqrsUpsert));
 	upsert->plan = plan;
 	upsert->modify = modify;
 	upsert->relid = RelationGetRelid(rel);
+	if (rel->rd_rel->relkind != RELKIND_RELATION || rel->rd_rel->relispartition ||
+		rel->rd_tableam != GetHeapamTableAmRoutine() ||
+		upsert_writes_key(modify, rel) || !upsert_prepare_keys(upsert, rel))
+	{
+		MemoryContextSwitchTo(old);
+		table_close(rel, NoLock);
+		return NULL;
+	}
+
+	upsert->room = MIN_ROOM;
 	upsert->econtext = CreateStandaloneExprContext();
 	source = outerPlan(modify);
 	desc = CreateTupleDescCopy(RelationGetDescr(rel));
+	upsert->old = MakeSingleTupleTableSlot(desc, &TTSOpsBufferHeapTuple);
 	upsert->filter = ExecInitQual((List *) ((const Result *) source)->resconstantqual, NULL);
 	upsert->propose = ExecBuildProjectionInfo(source->targetlist, upsert->econtext,
 											  MakeSingleTupleTableSlot(desc, &TTSOpsVirtual),
@@ -110,7 +147,7 @@ cqrs_upsert_prepare(const PlannedStmt *plan, MemoryContext context)
 bool
 cqrs_upsert_run(CqrsUpsert *upsert, ParamListInfo params)
 {
-	EState	   *estate;
+	ExprContext *econtext = upsert->econtext;
 	MemoryContext old;
 	Relation	rel;
 	bool		done;
@@ -120,21 +157,16 @@ cqrs_upsert_run(CqrsUpsert *upsert, ParamListInfo params)
 		ExecutorFinish_hook != NULL || ExecutorEnd_hook != NULL)
 		return false;
 
-	estate = CreateExecutorState();
-	old = MemoryContextSwitchTo(estate->es_query_cxt);
+	ResetExprContext(econtext);
+	econtext->ecxt_param_list_info = params;
+	old = MemoryContextSwitchTo(econtext->ecxt_per_tuple_memory);
 	cqrs_compat_check_permissions(upsert->plan);
-	cqrs_compat_init_range_table(estate, upsert->plan);
-	estate->es_snapshot = GetActiveSnapshot();
-	estate->es_output_cid = GetCurrentCommandId(true);
-	upsert->econtext->ecxt_param_list_info = params;
-
 	rel = table_open(upsert->relid, NoLock);
-	done = upsert_in(upsert, estate, rel);
+	done = upsert_in(upsert, rel);
 	table_close(rel, NoLock);
-
-	ResetExprContext(upsert->econtext);
+	ExecClearTuple(upsert->old);
 	MemoryContextSwitchTo(old);
-	FreeExecutorState(estate);
+	ResetExprContext(econtext);
 	return done;
 }
 
@@ -175,71 +207,220 @@ upsert_writes_key(const ModifyTable *modify, Relation rel)
 }
 
 /*
+ * Find out by which index a row of the proposed one's key is found, and make its scan
+ * keys ready, in the current memory context. Returns false where it is one that
+ * can't be looked into here.
+ */
+static bool
+upsert_prepare_keys(CqrsUpsert *upsert, Relation rel)
+{
+	Relation	index = index_open(linitial_oid(upsert->modify->arbiterIndexes), RowExclusiveLock);
+	const Const *constant = index_constant(index);
+	bool		result = index->rd_rel->relam == BTREE_AM_OID && index->rd_index->indimmediate &&
+		RelationGetIndexPredicate(index) == NIL;
+
+	upsert->indexid = RelationGetRelid(index);
+	upsert->finds_nulls = index->rd_index->indnullsnotdistinct;
+	upsert->nkeys = IndexRelationGetNumberOfKeyAttributes(index);
+	upsert->keys = palloc0(upsert->nkeys * sizeof(ScanKeyData));
+	upsert->attributes = palloc0(upsert->nkeys * sizeof(AttrNumber));
+	for (int i = 0; result && i < upsert->nkeys; i++)
+	{
+		Oid			type = index->rd_opcintype[i];
+		Oid			equal = get_opfamily_member(index->rd_opfamily[i], type, type,
+												BTEqualStrategyNumber);
+
+		upsert->attributes[i] = index->rd_index->indkey.values[i];
+		result = OidIsValid(equal) && (upsert->attributes[i] > 0 || constant != NULL);
+		if (result)
+			ScanKeyEntryInitialize(&upsert->keys[i], 0, i + 1, BTEqualStrategyNumber,
+								   InvalidOid, index->rd_indcollation[i], get_opcode(equal),
+								   upsert->attributes[i] > 0 ? (Datum) 0 : constant->constvalue);
+	}
+	index_close(index, NoLock);
+	return result;
+}
+
+/* What an index is over that holds one row at most, as that of a view without groups; or NULL. */
+static Const *
+index_constant(Relation index)
+{
+	List	   *expressions = RelationGetIndexExpressions(index);
+	Const	   *constant;
+
+	if (list_length(expressions) != 1 || !IsA(linitial(expressions), Const))
+		return NULL;
+	constant = linitial_node(Const, expressions);
+	return constant->constisnull || !constant->constbyval ? NULL : constant;
+}
+
+/*
  * Propose and merge, with the table open. Who was faster with the row has made another
  * of it, so then it is looked for once more, as the executor does under read committed.
  */
 static bool
-upsert_in(CqrsUpsert *upsert, EState *estate, Relation rel)
+upsert_in(CqrsUpsert *upsert, Relation rel)
 {
-	ExprContext *econtext = upsert->econtext;
-	ResultRelInfo *result = makeNode(ResultRelInfo);
 	TupleTableSlot *proposed;
-	TupleTableSlot *old;
-	ItemPointerData tid;
-	TM_Result	locked;
-	bool		done = false;
+	Relation	index;
+	TM_Result	result;
 
-	ResetExprContext(econtext);
-	if (!ExecQual(upsert->filter, econtext))
+	if (!ExecQual(upsert->filter, upsert->econtext))
 		return true;
 	proposed = ExecProject(upsert->propose);
-	if (!row_is_complete(rel, proposed))
+	if (!row_is_complete(rel, proposed) || !upsert_set_keys(upsert, proposed))
 		return false;
 
-	InitResultRelInfo(result, rel, linitial_int(upsert->modify->resultRelations), NULL, 0);
-	ExecOpenIndices(result, true);
-	old = table_slot_create(rel, NULL);
+	CheckCmdReplicaIdentity(rel, CMD_UPDATE);
+	index = index_open(upsert->indexid, RowExclusiveLock);
 	do
 	{
-		ExecClearTuple(old);
-		locked = TM_Invisible;
-		if (!cqrs_compat_check_index_constraints(result, proposed, estate, &tid,
-												 upsert->modify->arbiterIndexes))
-			locked = upsert_lock(rel, estate, &tid, old);
-	} while (locked == TM_Updated || locked == TM_Deleted);
-
-	if (locked == TM_Ok)
-		done = upsert_merge(upsert, estate, result, proposed, old);
-	ExecDropSingleTupleTableSlot(old);
-	ExecCloseIndices(result);
-	return done;
+		CHECK_FOR_INTERRUPTS();
+		result = upsert_try(upsert, rel, index, proposed);
+	} while (result == TM_Updated || result == TM_Deleted);
+	index_close(index, RowExclusiveLock);
+	return result == TM_Ok;
 }
 
-/* Lock a row, as an update of other columns than the key's does, and read it. */
+/*
+ * Find the row and merge it. Where another transaction is at work on it, what is
+ * merged is what that leaves, so then it is locked first. A row that another
+ * transaction is about to insert is none to merge with yet: TM_Invisible, as where
+ * there is none.
+ */
 static TM_Result
-upsert_lock(Relation rel, EState *estate, ItemPointer tid, TupleTableSlot *old)
+upsert_try(CqrsUpsert *upsert, Relation rel, Relation index, TupleTableSlot *proposed)
 {
+	SnapshotData dirty;
+	TM_Result	locked = TM_Ok;
+
+	InitDirtySnapshot(dirty);
+	ExecClearTuple(upsert->old);
+	if (!upsert_find(upsert, rel, index, &dirty) || TransactionIdIsValid(dirty.xmin))
+		return TM_Invisible;
+	if (TransactionIdIsValid(dirty.xmax))
+		locked = upsert_lock(upsert, rel);
+	return locked == TM_Ok ? upsert_merge(upsert, rel, proposed) : locked;
+}
+
+/* Look for the proposed row's key. Returns false where its NULLs are not equal to others. */
+static bool
+upsert_set_keys(CqrsUpsert *upsert, TupleTableSlot *proposed)
+{
+	for (int i = 0; i < upsert->nkeys; i++)
+	{
+		ScanKey		key = &upsert->keys[i];
+		bool		isnull;
+
+		if (upsert->attributes[i] == 0)
+			continue;
+		key->sk_argument = slot_getattr(proposed, upsert->attributes[i], &isnull);
+		key->sk_flags = isnull ? SK_ISNULL | SK_SEARCHNULL : 0;
+		if (isnull && !upsert->finds_nulls)
+			return false;
+	}
+	return true;
+}
+
+/*
+ * Find the row of the key, as a snapshot sees it that may say who is at work on it.
+ * Returns false where there is none.
+ */
+static bool
+upsert_find(CqrsUpsert *upsert, Relation rel, Relation index, Snapshot snapshot)
+{
+	IndexScanDesc scan = cqrs_compat_index_beginscan(rel, index, snapshot, upsert->nkeys);
+	ItemPointer tid;
+	bool		found = false;
+
+	index_rescan(scan, upsert->keys, upsert->nkeys, NULL, 0);
+	while (!found && (tid = index_getnext_tid(scan, ForwardScanDirection)) != NULL)
+		found = upsert_fetch(upsert, rel, scan, tid);
+	index_endscan(scan);
+	return found;
+}
+
+/*
+ * Fetch the row that an entry of the index leads to. A version that is written beside
+ * it will be of its size, or nearly so.
+ */
+static bool
+upsert_fetch(CqrsUpsert *upsert, Relation rel, IndexScanDesc scan, ItemPointer tid)
+{
+	HeapTuple	tuple = &((BufferHeapTupleTableSlot *) upsert->old)->base.tupdata;
+	Buffer		buffer = ReadBuffer(rel, ItemPointerGetBlockNumber(tid));
+	Page		page = BufferGetPage(buffer);
+	bool		all_dead = false;
+	bool		found;
+
+	/* without a lock, as PostgreSQL estimates it, too */
+	if (PageIsFull(page) || PageGetHeapFreeSpace(page) < upsert->room)
+		heap_page_prune_opt(rel, buffer);
+	LockBuffer(buffer, BUFFER_LOCK_SHARE);
+	found = heap_hot_search_buffer(tid, rel, buffer, scan->xs_snapshot, tuple, &all_dead, true);
+	LockBuffer(buffer, BUFFER_LOCK_UNLOCK);
+	if (!found)
+	{
+		ReleaseBuffer(buffer);
+		scan->kill_prior_tuple = all_dead && !scan->xactStartedInRecovery;
+		return false;
+	}
+	pgstat_count_heap_fetch(scan->indexRelation);
+	tuple->t_self = *tid;
+	upsert->old->tts_tableOid = RelationGetRelid(rel);
+	ExecStorePinnedBufferHeapTuple(tuple, upsert->old, buffer);
+	upsert->room = Max(MIN_ROOM, 2 * MAXALIGN(tuple->t_len));
+	return true;
+}
+
+/* Lock the row, as an update of other columns than the key's does, and read it again. */
+static TM_Result
+upsert_lock(CqrsUpsert *upsert, Relation rel)
+{
+	ItemPointerData tid = upsert->old->tts_tid;
 	TM_FailureData failure;
 
-	CHECK_FOR_INTERRUPTS();
-	return table_tuple_lock(rel, tid, estate->es_snapshot, old, estate->es_output_cid,
-							LockTupleNoKeyExclusive, LockWaitBlock, 0, &failure);
+	return table_tuple_lock(rel, &tid, GetActiveSnapshot(), upsert->old,
+							GetCurrentCommandId(true), LockTupleNoKeyExclusive,
+							LockWaitBlock, 0, &failure);
 }
 
-/* Put what comes of both rows in the place of the old one. */
-static bool
-upsert_merge(CqrsUpsert *upsert, EState *estate, ResultRelInfo *result,
-			 TupleTableSlot *proposed, TupleTableSlot *old)
+/* Put what comes of both rows in the place of the old one, if that is the latest still. */
+static TM_Result
+upsert_merge(CqrsUpsert *upsert, Relation rel, TupleTableSlot *proposed)
 {
 	TupleTableSlot *merged;
+	TM_Result	result;
+	TM_FailureData failure;
+	LockTupleMode mode;
+	TU_UpdateIndexes which;
 
-	upsert->econtext->ecxt_scantuple = old;
+	upsert->econtext->ecxt_scantuple = upsert->old;
 	upsert->econtext->ecxt_innertuple = proposed;
 	merged = ExecProject(upsert->merge);
-	if (!row_is_complete(result->ri_RelationDesc, merged))
-		return false;
-	ExecSimpleRelationUpdate(result, estate, NULL, old, merged);
-	return true;
+	if (!row_is_complete(rel, merged))
+		return TM_Invisible;
+	result = table_tuple_update(rel, &upsert->old->tts_tid, merged, GetCurrentCommandId(true),
+								GetActiveSnapshot(), InvalidSnapshot, true, &failure, &mode,
+								&which);
+	if (result == TM_Ok && which != TU_None)
+		upsert_index(upsert, rel, merged, which);
+	return result;
+}
+
+/* Enter a new version into indexes. There was no room for it in its page, or they have its values. */
+static void
+upsert_index(CqrsUpsert *upsert, Relation rel, TupleTableSlot *merged, TU_UpdateIndexes which)
+{
+	EState	   *estate = CreateExecutorState();
+	ResultRelInfo *result = makeNode(ResultRelInfo);
+
+	cqrs_compat_init_range_table(estate, upsert->plan);
+	InitResultRelInfo(result, rel, linitial_int(upsert->modify->resultRelations), NULL, 0);
+	ExecOpenIndices(result, false);
+	(void) cqrs_compat_insert_index_tuples(result, merged, estate, which);
+	ExecCloseIndices(result);
+	FreeExecutorState(estate);
 }
 
 /* Does the row have all that must not be NULL? */
