@@ -86,6 +86,12 @@ AS 'MODULE_PATHNAME', 'cqrs_sql_pick_event';
 COMMENT ON FUNCTION cqrs.count_event(bigint, xid8) IS
 	'picks and counts the events that a view''s own statement reads';
 
+CREATE FUNCTION cqrs.count_events(event_count bigint) RETURNS boolean
+LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
+AS 'MODULE_PATHNAME', 'cqrs_sql_count_events';
+COMMENT ON FUNCTION cqrs.count_events(bigint) IS
+	'counts the events of a group that a view''s own statement reads';
+
 CREATE FUNCTION cqrs.guard_outbox() RETURNS trigger
 LANGUAGE c VOLATILE STRICT PARALLEL UNSAFE
 AS 'MODULE_PATHNAME', 'cqrs_sql_guard_outbox';

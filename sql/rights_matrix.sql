@@ -46,6 +46,7 @@ INSERT INTO calls VALUES
 	('cqrs.current_xid()', 'SELECT cqrs.current_xid()'),
 	('cqrs.count_event(bigint)', 'SELECT cqrs.count_event(1)'),
 	('cqrs.count_event(bigint, xid8)', 'SELECT cqrs.count_event(1, ''1'')'),
+	('cqrs.count_events(bigint)', 'SELECT cqrs.count_events(1)'),
 	('cqrs.publish(text, text, text, jsonb, jsonb, uuid, bigint, timestamptz)', 'SELECT cqrs.publish(''T'', ''3'', ''Good'')'),
 	('cqrs.grant_publish(regrole)', 'SELECT cqrs.grant_publish(''ME'')'),
 	('cqrs.first_transition(internal, anyelement)', 'SELECT cqrs.first_transition(NULL, 1)'),

@@ -233,6 +233,7 @@ view_apply_range(CqrsMaintained *maintained, CqrsHandlerCall *call, bool tell, C
 		cqrs_outbox_range_count(NULL);
 	}
 	PG_END_TRY();
+	cqrs_outbox_range_find_last(call->range);
 }
 
 /* A query without groups has one row before any event. */

@@ -110,6 +110,17 @@ cqrs_outbox_range_condition(bool whole, bool event_types, bool aggregate_types,
 }
 
 /*
+ * What serves in its place where a range is whole, there are no filters, and the
+ * statement makes groups of all events: a condition on groups, which are fewer. It
+ * leaves open which event was the last.
+ */
+const char *
+cqrs_outbox_range_having(void)
+{
+	return "cqrs.count_events(pg_catalog.count(*))";
+}
+
+/*
  * From now on a statement reads the range, which must outlive it, and counts its
  * events; NULL = no more.
  */
@@ -140,6 +151,15 @@ cqrs_outbox_range_count_event(int64 position)
 	return true;
 }
 
+/* The same for a group of events. */
+bool
+cqrs_outbox_range_count_events(int64 nevents)
+{
+	if (range_being_read != NULL)
+		range_being_read->nevents += nevents;
+	return true;
+}
+
 /*
  * Is the row of the outbox an event of the range that is being read? Counts it then.
  * Where none is being read there is no event that is not.
@@ -159,4 +179,21 @@ cqrs_outbox_range_pick_event(int64 position, FullTransactionId xid)
 										  FullTransactionIdGetDatum(xid), range->walk.target)))
 		return false;
 	return cqrs_outbox_range_count_event(position);
+}
+
+/* Say which was the last event of a range that was read, where only groups were counted. */
+void
+cqrs_outbox_range_find_last(CqrsRange *range)
+{
+	static CqrsQuery last = {
+		.sql = "SELECT position FROM cqrs.outbox"
+		" WHERE position > $1 AND position <= $2 ORDER BY position DESC LIMIT 1",
+		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_INDEXED,
+		.nargs = 2,
+		.argtypes = {INT8OID, INT8OID}
+	};
+	Datum		args[2] = {Int64GetDatum(range->after), Int64GetDatum(range->upto)};
+
+	if (range->nevents > 0 && range->last == 0)
+		cqrs_query_run(&last, args, NULL, cqrs_query_keep_bigint, &range->last);
 }

@@ -29,8 +29,11 @@ extern bool cqrs_outbox_range_next(CqrsRange *range, const CqrsWalk *walk, int l
 extern const char *cqrs_outbox_range_source(void);
 extern char *cqrs_outbox_range_condition(bool whole, bool event_types, bool aggregate_types,
 										 bool sources);
+extern const char *cqrs_outbox_range_having(void);
 extern void cqrs_outbox_range_count(CqrsRange *range);
 extern bool cqrs_outbox_range_count_event(int64 position);
+extern bool cqrs_outbox_range_count_events(int64 nevents);
 extern bool cqrs_outbox_range_pick_event(int64 position, FullTransactionId xid);
+extern void cqrs_outbox_range_find_last(CqrsRange *range);
 
 #endif							/* CQRS_OUTBOX_RANGE_H */

@@ -1,6 +1,6 @@
 /*
  * sql_publish.c
- *		SQL functions about the outbox: current_xid, count_event, publish,
+ *		SQL functions about the outbox: current_xid, count_event, count_events, publish,
  *		grant_publish.
  */
 #include "postgres.h"
@@ -15,6 +15,7 @@
 
 PG_FUNCTION_INFO_V1(cqrs_sql_current_xid);
 PG_FUNCTION_INFO_V1(cqrs_sql_count_event);
+PG_FUNCTION_INFO_V1(cqrs_sql_count_events);
 PG_FUNCTION_INFO_V1(cqrs_sql_pick_event);
 PG_FUNCTION_INFO_V1(cqrs_sql_publish);
 PG_FUNCTION_INFO_V1(cqrs_sql_grant_publish);
@@ -43,6 +44,18 @@ Datum
 cqrs_sql_count_event(PG_FUNCTION_ARGS)
 {
 	PG_RETURN_BOOL(cqrs_outbox_range_count_event(PG_GETARG_INT64(0)));
+}
+
+/*
+ * cqrs.count_events(event_count bigint) RETURNS boolean
+ *
+ * Counts the events of a group of such a statement at once, and is true. Anywhere else
+ * it does nothing. Takes no lock.
+ */
+Datum
+cqrs_sql_count_events(PG_FUNCTION_ARGS)
+{
+	PG_RETURN_BOOL(cqrs_outbox_range_count_events(PG_GETARG_INT64(0)));
 }
 
 /*

@@ -198,7 +198,7 @@ view_make(CqrsMaintained *maintained, const CqrsProjection *projection)
  * ranges. Of these, long ones are planned for each anew: whether to go through the
  * outbox by position or as it lies depends on how much of it a range is. How many
  * events that is, statistics often don't know yet, so it is never taken for so few
- * as to sort.
+ * as to sort. Events are counted one by one where some are passed over, else by groups.
  */
 static void
 view_make_queries(CqrsMaintained *maintained, CqrsQuery *batches, CqrsQuery (*ranges)[2], bool tell)
@@ -231,11 +231,14 @@ view_make_queries(CqrsMaintained *maintained, CqrsQuery *batches, CqrsQuery (*ra
 	{
 		char	   *condition = cqrs_outbox_range_condition(i == 1, filtered[0], filtered[1],
 																 filtered[2]);
+		bool		by_groups = i == 1 && view->grouped && view->where == NULL &&
+			!filtered[0] && !filtered[1] && !filtered[2];
 
 		ranges[i][0] = (CqrsQuery)
 		{
 			.sql = cqrs_view_sql_apply_from(view, tables, cqrs_outbox_range_source(),
-											condition, tell),
+											by_groups ? NULL : condition,
+											by_groups ? cqrs_outbox_range_having() : NULL, tell),
 			.flags = CQRS_QUERY_IN_PLACE | CQRS_QUERY_CUSTOM | CQRS_QUERY_NO_JIT |
 			CQRS_QUERY_HASHED,
 			.nargs = CQRS_VIEW_NRANGE_ARGS,

@@ -36,6 +36,7 @@ typedef struct CqrsViewSql
 	bool		one_event;		/* at the most: no need to aggregate */
 	const char *source;			/* what the events are selected from, as "events" */
 	const char *condition;		/* of the source, asked before the query's own; or NULL */
+	const char *having;			/* of the groups; or NULL */
 	StringInfoData text;
 } CqrsViewSql;
 

@@ -125,14 +125,17 @@ cqrs_view_sql_apply_one(const CqrsView *view, const CqrsViewTables *tables,
 /*
  * The same for events that the statement finds by itself: in source, which is
  * something to select from, with the alias "events", where the condition holds.
- * That is asked of each row of the source before anything of the query is.
+ * That is asked of each row of the source before anything of the query is. Of a query
+ * that makes groups, having can be asked of each group. Both may be NULL.
  */
 char *
 cqrs_view_sql_apply_from(const CqrsView *view, const CqrsViewTables *tables,
-						 const char *source, const char *condition, bool return_keys)
+						 const char *source, const char *condition, const char *having,
+						 bool return_keys)
 {
 	CqrsViewSql sql = {
-		.view = view,.tables = tables,.source = source,.condition = condition
+		.view = view,.tables = tables,.source = source,.condition = condition,
+		.having = having
 	};
 
 	return sql_apply(&sql, return_keys);
@@ -233,6 +236,8 @@ sql_select(CqrsViewSql *sql, bool with_positions)
 		}
 	if (first)
 		appendStringInfoString(text, "()");
+	if (sql->having != NULL)
+		appendStringInfo(text, " HAVING %s", sql->having);
 }
 
 /* An aggregate over one event. */

@@ -15,6 +15,6 @@ extern char *cqrs_view_sql_apply_one(const CqrsView *view, const CqrsViewTables 
 									 const char *source, bool return_keys);
 extern char *cqrs_view_sql_apply_from(const CqrsView *view, const CqrsViewTables *tables,
 									  const char *source, const char *condition,
-									  bool return_keys);
+									  const char *having, bool return_keys);
 
 #endif							/* CQRS_VIEW_SQL_H */

@@ -30,7 +30,7 @@ is(run('SELECT event_types FROM cqrs.projection'), '{Paid,Refunded}', 'the view 
 publish_many(60, "CASE i % 5 WHEN 0 THEN 'Opened' WHEN 1 THEN 'Refunded' ELSE 'Paid' END", 'i % 7');
 run("BEGIN; SELECT cqrs.publish('Account', 'never', 'Paid') FROM generate_series(1, 30); ROLLBACK");
 publish_many(25, "'Paid'", '1');
-is_deeply([ heard() ],
+is_deeply([ heard('totals') ],
 	[ map({ "$_ 8" } 9, 19, 29, 39, 49, 59), '100 10', '110 10', '115 5' ],
 	'each batch tells its last position and how many events it had');
 is(status(), '0|73|0|115|running', 'exactly those are counted that the filter lets through');
@@ -40,11 +40,11 @@ same('the read table is what the query says');
 # --- positions that were drawn for nothing look like a backlog, and are none
 
 run("BEGIN; SELECT cqrs.publish('Account', 'never', 'Paid') FROM generate_series(1, 100); ROLLBACK");
-is_deeply([ heard() ], [], 'there is nothing to be read');
+is_deeply([ heard('totals') ], [], 'there is nothing to be read');
 publish_many(1, "'Paid'", '1');
-is_deeply([ heard() ], ['216 1'], 'and what follows is');
+is_deeply([ heard('totals') ], ['216 1'], 'and what follows is');
 publish_many(1, "'Paid'", '1');
-is_deeply([ heard() ], ['217 1'], 'as usual');
+is_deeply([ heard('totals') ], ['217 1'], 'as usual');
 
 # --- few events are read into memory
 
@@ -107,6 +107,33 @@ is(run('SELECT * FROM opened ORDER BY position'),
 	run(q{SELECT position, payload->>'n' FROM cqrs.outbox WHERE event_type = 'Opened' ORDER BY position}),
 	'rows are appended');
 is(run('TABLE all_events'), run('SELECT count(*), max(position) FROM cqrs.outbox'), 'one row counts all');
+
+# --- where all events count, groups are counted, and the last position is known all the same
+
+run(q{SELECT cqrs.drop_projection('opened', drop_read_tables => true)});
+run(q{SELECT cqrs.create_view('by_type', 'SELECT event_type, count(*) AS events FROM events GROUP BY 1',
+	start_at => 'now', batch_size => 10)});
+$before = run('SELECT max(position) FROM cqrs.outbox');
+my $processed = run("SELECT events_processed FROM cqrs.projection_status WHERE name = 'all_events'");
+my $one_by_one = calls('count_event');
+publish_many(27, "CASE i % 2 WHEN 0 THEN 'Paid' ELSE 'Opened' END", '1');
+run("BEGIN; SELECT cqrs.publish('Account', 'never', 'Paid') FROM generate_series(1, 30); ROLLBACK");
+publish_many(12, "'Paid'", '1');
+is_deeply([ heard('by_type') ], [ map { $before + $_->[0] . " $_->[1]" } [ 10, 10 ], [ 20, 10 ], [ 27, 7 ], [ 67, 10 ], [ 69, 2 ] ],
+	'each range tells its last event, also with positions behind it that nothing came of');
+is(run("SELECT event_type, events FROM by_type ORDER BY 1"), "Opened|14\nPaid|25", 'each event is in its group');
+is(run("SELECT events_processed FROM cqrs.projection_status WHERE name = 'by_type'"), 39, 'and counted');
+is(run("SELECT events_processed - $processed FROM cqrs.projection_status WHERE name = 'all_events'"), 39, 'with one row for all, too');
+is(calls('count_event'), $one_by_one, 'none of them by itself');
+
+$late = $node->background_psql('postgres');
+$late->query_safe("BEGIN; SELECT cqrs.publish('Account', 'late', 'Paid')");
+publish_many(20, "'Paid'", '1');
+run('CALL cqrs.catch_up()');
+cmp_ok(calls('count_event'), '>', $one_by_one, 'beside events that nobody sees yet they are looked at one by one');
+commit_and_quit($late);
+run('CALL cqrs.catch_up()');
+is(run("SELECT event_type, events FROM by_type ORDER BY 1"), "Opened|14\nPaid|46", 'and none is left out');
 
 # --- a handler's batches are read from the same places: where all rows are new ones, and where some are not
 
@@ -187,15 +214,16 @@ run(q{
 });
 is(run('SELECT count(DISTINCT done::text) FROM cqrs.checkpoint'), 1, 'they stand at one checkpoint');
 my $first = run('SELECT max(position) + 1 FROM cqrs.outbox');
-$before = read_by_ranges();
+my $groups_before = calls('count_events');
 publish_many(50, "'Paid'", '1');
 run('CALL cqrs.catch_up()');
-is(read_by_ranges() - $before, 100, 'each view reads by itself');
+my $groups = calls('count_events') - $groups_before;
+is($groups, 2 * 5 * 4, 'each view reads by itself, a range of the smallest batch at a time');
 same_for_all('and all have what is theirs');
 
 publish_many(5, "'Paid'", '1');
 run('CALL cqrs.catch_up()');
-is(read_by_ranges() - $before, 100, 'few events they have read for them');
+is(calls('count_events') - $groups_before, $groups, 'few events they have read for them');
 is(run('SELECT count(DISTINCT done::text) FROM cqrs.checkpoint'), 1, 'and stand at one checkpoint again');
 same_for_all('they are in all tables');
 
@@ -208,7 +236,7 @@ is(run(q{SELECT sum(events_processed) || ' of ' || sum(events_processed + events
 is(run("SELECT count(*) FROM handled WHERE position >= $first"), 105, 'each once');
 is(run('SELECT sum(events) FROM counts'), 105, 'be it counted or kept');
 
-is(run('SELECT cqrs.count_event(1, pg_current_xact_id()) AND cqrs.count_event(1)'), 't', 'anywhere else the function that counts does nothing');
+is(run('SELECT cqrs.count_event(1, pg_current_xact_id()) AND cqrs.count_event(1) AND cqrs.count_events(1)'), 't', 'anywhere else the functions that count do nothing');
 
 $node->stop;
 done_testing();
@@ -239,19 +267,28 @@ sub publish_many
 	return;
 }
 
-# Catches up, and returns position and number of events of each notification.
+# Catches up, and returns position and number of events of each notification of a projection.
 sub heard
 {
-	my $heard = run("SET statement_timeout = '20s'; LISTEN totals; CALL cqrs.catch_up()");
+	my ($projection) = @_;
+	my $heard = run("SET statement_timeout = '20s'; LISTEN $projection; CALL cqrs.catch_up()");
 
 	return map { /"position": (\d+), "events": (\d+)/ ? "$1 $2" : () } split(/\n/, $heard);
 }
 
-# How many events statements have counted so far, over all sessions.
+# How many events statements have counted one by one so far, over all sessions.
 sub read_by_ranges
 {
-	return run(q{SELECT sum(coalesce(pg_stat_get_function_calls(oid), 0)) FROM pg_proc
-		WHERE pronamespace = 'cqrs'::regnamespace AND proname = 'count_event'});
+	return calls('count_event');
+}
+
+# How often functions of the extension of that name were called.
+sub calls
+{
+	my ($name) = @_;
+
+	return run("SELECT sum(coalesce(pg_stat_get_function_calls(oid), 0)) FROM pg_proc
+		WHERE pronamespace = 'cqrs'::regnamespace AND proname = '$name'");
 }
 
 sub status
