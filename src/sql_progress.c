@@ -10,6 +10,7 @@
 #include "executor/spi.h"
 #include "miscadmin.h"
 #include "replication/walreceiver.h"
+#include "tcop/pquery.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
@@ -236,11 +237,13 @@ drive_begin(Drive *drive)
 	drive_commit();
 }
 
+/* A commit takes the snapshot away under which catalogs are read and written. */
 static void
 drive_commit(void)
 {
 	SPI_commit();
 	XactIsoLevel = XACT_READ_COMMITTED;
+	EnsurePortalSnapshotExists();
 	cqrs_shmem_announce();
 }
 
