@@ -85,6 +85,8 @@ cqrs_catchup_member_apply(CqrsMember *member, CqrsProjection *projection,
 		.applied = &applied,.call_handler = call_handler
 	};
 
+	member->by_publishers = !call_handler;
+
 	/* what was put behind others comes again with a batch that fails: it may not stay there */
 	cqrs_apply_select(projection, batch, &applied);
 	if (call_handler && policy != CQRS_ERROR_THROW && cqrs_projection_get(projection->id)->parked)

@@ -39,6 +39,7 @@ typedef struct CqrsMember
 	CqrsBegins	begins;			/* in: told of each batch before it is applied; or NULL */
 	bool		locked;			/* out: it took part */
 	int			nevents;		/* out: events read, wanted or not */
+	bool		by_publishers;	/* out: they have applied them already */
 	long		duration;		/* out: of its own work; ms */
 	bool		more;			/* out: there is more to read */
 	bool		postponed;		/* out: a large batch gave way to small ones */

@@ -62,8 +62,9 @@
  * group commits takes processor time from them, and gains nothing but small
  * batches. So it rests after each round, for each event that it found, up to a
  * limit. A stream of less than one event in that time (3,000 a second) finds it
- * awake: the rest between two events shrinks the next one. Nor is anything
- * delayed while somebody waits for a projection. us
+ * awake: the rest between two events shrinks the next one. Where publishers have
+ * applied all events, only notifications are left to do, and it rests as long as
+ * ever. Nor is anything delayed while somebody waits for a projection. us
  */
 #define REST_PER_EVENT 300
 #define MAX_REST 10000
@@ -99,6 +100,7 @@ typedef struct BatchLimit
 typedef struct PassOutcome
 {
 	int			nevents;		/* that a projection took at most */
+	bool		applied;		/* has a projection applied events, not its publishers? */
 	bool		more;			/* go on at once */
 	bool		leave;			/* the extension is gone */
 	bool		quiet;			/* nothing is in progress, or left to do */
@@ -250,6 +252,8 @@ worker_loop(void)
 			worker_switch(outcome.switching[i]);
 		if (outcome.nevents > 0)
 			last_work = GetCurrentTimestamp();
+		if (outcome.nevents > 0 && !outcome.applied)
+			rest = MAX_REST;
 		rest = Min(rest + outcome.nevents * REST_PER_EVENT, MAX_REST);
 		passes_left = (passes_left == 0 ? outcome.round : passes_left) - 1;
 		unfinished = outcome.more || outcome.nswitching > 0 || outcome.next_retry_at != 0;
@@ -439,6 +443,7 @@ worker_collect(PassOutcome *outcome, const CqrsMember *members, int nmembers, lo
 		}
 		limit->turn = member->postponed;
 		outcome->nevents = Max(outcome->nevents, member->nevents);
+		outcome->applied |= member->nevents > 0 && !member->by_publishers;
 		outcome->more |= member->more;
 		if (member->wants_switch)
 			outcome->switching[outcome->nswitching++] = member->projection;
