@@ -11,7 +11,7 @@ use lib "$FindBin::RealBin/lib";
 use CqrsTest;
 use PostgreSQL::Test::Utils;
 use Test::More;
-use Time::HiRes qw(usleep);
+use Time::HiRes qw(time usleep);
 
 my $node = new_server('inline', log_statement => 'none', deadlock_timeout => '20ms', max_connections => 40);
 my $clients = 12;
@@ -188,6 +188,14 @@ like($heard, qr/"account" with payload .*"events": 1, "keys": \["a1"\]/, 'a list
 my ($sender) = $heard =~ /process with PID (\d+)/;
 ok((grep { $_ == $sender } worker_pids($node, 'postgres')), 'from a worker');
 $listener->quit;
+
+# Nobody waits for the worker but listeners, so under a stream of events it rests 10 ms after each batch.
+my $batches = "SELECT batches FROM cqrs.projection_status WHERE name = 'account'";
+my $before = $node->safe_psql('postgres', $batches);
+my $started = time;
+$node->safe_psql('postgres', join(";\n", ("SELECT cqrs.publish('Account', 'a1', 'Paid', '{\"amount\": 1, \"region\": \"r1\"}')") x 2000));
+my $passed = 1000 * (time - $started);
+cmp_ok($node->safe_psql('postgres', $batches) - $before, '<', $passed / 10 + 5, 'events that follow each other are told together');
 
 $node->stop;
 done_testing();
