@@ -26,6 +26,8 @@ mkdir $place or die "cannot make $place: $!";
 my ($nothing, $said) = ('', '');
 my $running;
 {
+	# Who is started in the background by a script ignores it, and so would the example.
+	local $SIG{INT} = 'DEFAULT';
 	local $ENV{PG_CONFIG} = $pg_config;
 	local $ENV{TMPDIR} = $place;
 	$running = IPC::Run::start([ "$example/run", '--port', 0 ], '<', \$nothing, '>', \$said, '2>&1',
