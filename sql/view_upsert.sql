@@ -96,6 +96,7 @@ COMMIT;
 CREATE INDEX ON app.by_key (n, upper(left(largest, 9)));
 ALTER TABLE app.by_key ADD COLUMN note text DEFAULT 'none', ADD COLUMN gone integer;
 SELECT publish('a1', '{"x": 1}'), publish('a1', '{"x": 1, "text": "zzz"}');
+SELECT publish('a2', '{"x": 1}'), publish('a0', '{"x": 1}');
 ALTER TABLE app.by_key DROP COLUMN gone;
 ALTER TABLE app.by_key RENAME COLUMN total TO summed;
 SELECT publish('a1', '{"x": 1}'), publish('a1', '{"x": 1}'), publish('a10', '{"x": 1}'), publish('a10', '{"x": 1}');

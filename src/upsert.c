@@ -124,7 +124,9 @@ cqrs_upsert_prepare(const PlannedStmt *plan, MemoryContext context)
 	upsert->room = MIN_ROOM;
 	upsert->econtext = CreateStandaloneExprContext();
 	source = outerPlan(modify);
-	desc = CreateTupleDescCopy(RelationGetDescr(rel));
+
+	/* with what old rows have in columns that were added later */
+	desc = CreateTupleDescCopyConstr(RelationGetDescr(rel));
 	upsert->old = MakeSingleTupleTableSlot(desc, &TTSOpsBufferHeapTuple);
 	upsert->filter = ExecInitQual((List *) ((const Result *) source)->resconstantqual, NULL);
 	upsert->propose = ExecBuildProjectionInfo(source->targetlist, upsert->econtext,
