@@ -36,7 +36,8 @@ CREATE OPERATOR + (leftarg = bigint, rightarg = bigint, function = planted);
 CREATE FUNCTION count(bigint) RETURNS bigint LANGUAGE plpgsql AS 'BEGIN PERFORM app.steal(''count''); RETURN 0; END';
 CREATE FUNCTION now() RETURNS timestamptz LANGUAGE plpgsql AS 'BEGIN PERFORM app.steal(''now''); RETURN NULL; END';
 CREATE FUNCTION coalesced(text) RETURNS text LANGUAGE sql AS 'SELECT $1';
-CREATE DOMAIN dom AS text CHECK (app.steals('domain'));
+-- a subtransaction while it loads a domain's constraints is more than PostgreSQL 18 can bear, so it must not be a constant
+CREATE DOMAIN dom AS text CHECK (app.steals('domain' || left(VALUE, 0)));
 CREATE TYPE pair AS (a text, b text);
 CREATE FUNCTION to_text(pair) RETURNS text LANGUAGE plpgsql IMMUTABLE AS 'BEGIN PERFORM app.steal(''cast''); RETURN ($1).a; END';
 CREATE CAST (pair AS text) WITH FUNCTION to_text(pair) AS IMPLICIT;
