@@ -37,6 +37,7 @@
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "storage/lmgr.h"
+#include "storage/sinval.h"
 #include "utils/builtins.h"
 #include "utils/fmgroids.h"
 #include "utils/lsyscache.h"
@@ -84,7 +85,7 @@ cqrs_steady_expected(const CqrsQuery *query)
 /*
  * Run a statement whose plan is expected to be steady, as the user that it was made
  * as. Arguments as for cqrs_query_run; hooks and error messages see what they see
- * there. Returns false where the plan is not valid any more, with the statement's
+ * there. Returns false where the plan may not be valid any more, with the statement's
  * tables locked and nothing done: then it is to be run under its settings.
  */
 bool
@@ -93,6 +94,7 @@ cqrs_steady_run(CqrsQuery *query, const Datum *args, const char *nulls, CqrsRowF
 {
 	CachedPlanSource *source = steady_source(query);
 	int			judged = query->judged;
+	uint64		heard = SharedInvalidMessageCounter;
 	ParamListInfo params;
 	ErrorContextCallback callback = {
 		.previous = error_context_stack,
@@ -109,8 +111,11 @@ cqrs_steady_run(CqrsQuery *query, const Datum *args, const char *nulls, CqrsRowF
 			LockRelationOid(rte->relid, rte->rellockmode);
 	}
 
-	/* to have the locks is to have heard of all that was done before */
-	if (!steady_is_kept(query, source))
+	/*
+	 * To have the locks is to have heard of all that was done before. Who has heard
+	 * anything must not rely on what was judged: rights are part of no plan.
+	 */
+	if (SharedInvalidMessageCounter != heard || !steady_is_kept(query, source))
 		return false;
 
 	error_context_stack = &callback;

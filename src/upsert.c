@@ -10,7 +10,7 @@
  * written as logical replication writes single rows (execReplication.c), but for two
  * things:
  *
- * It is not locked first. A version never changes, so where nobody is at work on the
+ * It is not locked first. A version never changes, so where nobody has touched the
  * one that was merged with, it is enough that it is still the latest when it is
  * replaced, which table_tuple_update says. That spares a WAL record.
  *
@@ -82,6 +82,7 @@ static TM_Result upsert_try(CqrsUpsert *upsert, Relation rel, Relation index,
 static bool upsert_set_keys(CqrsUpsert *upsert, TupleTableSlot *proposed);
 static bool upsert_find(CqrsUpsert *upsert, Relation rel, Relation index, Snapshot snapshot);
 static bool upsert_fetch(CqrsUpsert *upsert, Relation rel, IndexScanDesc scan, ItemPointer tid);
+static bool upsert_is_untouched(CqrsUpsert *upsert);
 static TM_Result upsert_lock(CqrsUpsert *upsert, Relation rel);
 static TM_Result upsert_merge(CqrsUpsert *upsert, Relation rel, TupleTableSlot *proposed);
 static void upsert_index(CqrsUpsert *upsert, Relation rel, TupleTableSlot *merged,
@@ -239,7 +240,7 @@ upsert_prepare_keys(CqrsUpsert *upsert, Relation rel)
 								   InvalidOid, index->rd_indcollation[i], get_opcode(equal),
 								   upsert->attributes[i] > 0 ? (Datum) 0 : constant->constvalue);
 	}
-	index_close(index, NoLock);
+	index_close(index, RowExclusiveLock);
 	return result;
 }
 
@@ -285,10 +286,10 @@ upsert_in(CqrsUpsert *upsert, Relation rel)
 }
 
 /*
- * Find the row and merge it. Where another transaction is at work on it, what is
- * merged is what that leaves, so then it is locked first. A row that another
- * transaction is about to insert is none to merge with yet: TM_Invisible, as where
- * there is none.
+ * Find the row and merge it. Where another transaction is at work on it, or has it
+ * locked and may be so next, what is merged is what that leaves: then it is locked
+ * first. A row that another transaction is about to insert is none to merge with
+ * yet: TM_Invisible, as where there is none.
  */
 static TM_Result
 upsert_try(CqrsUpsert *upsert, Relation rel, Relation index, TupleTableSlot *proposed)
@@ -300,7 +301,7 @@ upsert_try(CqrsUpsert *upsert, Relation rel, Relation index, TupleTableSlot *pro
 	ExecClearTuple(upsert->old);
 	if (!upsert_find(upsert, rel, index, &dirty) || TransactionIdIsValid(dirty.xmin))
 		return TM_Invisible;
-	if (TransactionIdIsValid(dirty.xmax))
+	if (!upsert_is_untouched(upsert))
 		locked = upsert_lock(upsert, rel);
 	return locked == TM_Ok ? upsert_merge(upsert, rel, proposed) : locked;
 }
@@ -373,6 +374,15 @@ upsert_fetch(CqrsUpsert *upsert, Relation rel, IndexScanDesc scan, ItemPointer t
 	ExecStorePinnedBufferHeapTuple(tuple, upsert->old, buffer);
 	upsert->room = Max(MIN_ROOM, 2 * MAXALIGN(tuple->t_len));
 	return true;
+}
+
+/* Is the version that was found one that nobody is known to have updated, deleted or locked? */
+static bool
+upsert_is_untouched(CqrsUpsert *upsert)
+{
+	const HeapTupleData *tuple = &((BufferHeapTupleTableSlot *) upsert->old)->base.tupdata;
+
+	return (tuple->t_data->t_infomask & HEAP_XMAX_INVALID) != 0;
 }
 
 /* Lock the row, as an update of other columns than the key's does, and read it again. */
