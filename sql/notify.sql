@@ -76,6 +76,26 @@ NOTIFY sentinel;
 \o
 SELECT cqrs.alter_projection('Orders "1"', notify => 'nobody'); \echo :SQLSTATE
 
+-- what was put aside is told when it is applied: one for each key's; with the keys that are told for others
+CREATE FUNCTION pg_temp.refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE ''no''; END';
+CREATE TRIGGER refuse BEFORE INSERT ON t FOR EACH ROW EXECUTE FUNCTION pg_temp.refuse();
+ALTER TABLE t ENABLE ALWAYS TRIGGER refuse;
+\o | eval "$HEAR"
+SELECT cqrs.alter_projection('Orders "1"', notify => 'keys', key => 'aggregate_id', on_error => 'skip');
+BEGIN;
+SELECT count(cqrs.publish('Order', 'r' || i % 2, 'Placed')) FROM generate_series(1, 5) AS i;
+COMMIT;
+SELECT cqrs.wait_for('Orders "1"', '1 minute');
+NOTIFY sentinel;
+\o
+DROP TRIGGER refuse ON t;
+\o | eval "$HEAR"
+SELECT cqrs.retry_dead_letters('Orders "1"');
+NOTIFY sentinel;
+\o
+SELECT max(n) FROM t;
+SELECT cqrs.retry_dead_letters('Orders "1"');
+
 -- inline: after the commit, by whoever moves the checkpoint
 \o | eval "$HEAR"
 SELECT cqrs.alter_projection('Orders "1"', mode => 'inline', notify => 'keys', key => 'aggregate_id');

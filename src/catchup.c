@@ -210,6 +210,8 @@ catchup_apply(CqrsPassGroup *group, const CqrsCheckpoint *next, CqrsBatch *batch
 			if (member->error != NULL)
 				continue;
 		}
+		else if (not_before == 0)
+			cqrs_catchup_member_recover(projection, checkpoint);
 		member->next_retry_at = cqrs_projection_get(member->projection)->parked_retry_at;
 		if (member->next_retry_at != 0)
 			member->next_retry_at = Max(member->next_retry_at, not_before);

@@ -56,15 +56,14 @@ cqrs_catchup_member_retry(CqrsMember *member, CqrsProjection *projection,
 		return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), cqrs_guc_retry_delay);
 
 	applied = cqrs_retry_due(projection, member_patience(policy), &member->error);
+	cqrs_park_note(projection, NULL);
+	if (applied > 0)
+		cqrs_checkpoint_advance(checkpoint, applied);
 	if (member->error != NULL)
 	{
 		member->more = false;
 		cqrs_catchup_member_fail(member, projection, policy);
-		return 0;
 	}
-	cqrs_park_note(projection, NULL);
-	if (applied > 0)
-		cqrs_checkpoint_advance(checkpoint, applied);
 	return 0;
 }
 
@@ -194,6 +193,19 @@ cqrs_catchup_member_fail(CqrsMember *member, CqrsProjection *projection, CqrsErr
 	}
 }
 
+/* Whatever it failed by is over, at a checkpoint, where it has failed before. */
+void
+cqrs_catchup_member_recover(CqrsProjection *projection, const CqrsCheckpoint *checkpoint)
+{
+	if (projection->retries == 0)
+		return;
+	cqrs_registry_record_recovery(projection->id);
+	ereport(LOG,
+			(errmsg("projection \"%s\" recovered after " INT64_FORMAT " retries, at position " INT64_FORMAT,
+					NameStr(projection->name), projection->retries, checkpoint->walk.last),
+			 errhidestmt(true)));
+}
+
 /* A checkpoint that can't be gone on from stops its projection. */
 void
 cqrs_catchup_member_refuse(CqrsMember *member, CqrsProjection *projection,
@@ -270,14 +282,7 @@ member_advance(CqrsMember *member, CqrsProjection *projection, CqrsCheckpoint *c
 	cqrs_checkpoint_advance(checkpoint, nevents);
 	if (nevents > 0)
 		cqrs_notify_send(projection, last, nevents, applied->keys, applied->nkeys);
-	if (projection->retries > 0)
-	{
-		cqrs_registry_record_recovery(projection->id);
-		ereport(LOG,
-				(errmsg("projection \"%s\" recovered after " INT64_FORMAT " retries, at position " INT64_FORMAT,
-						NameStr(projection->name), projection->retries, next->walk.last),
-				 errhidestmt(true)));
-	}
+	cqrs_catchup_member_recover(projection, next);
 
 	if (cqrs_guc_log_min_batch_duration >= 0 && nevents > 0 &&
 		member->duration >= cqrs_guc_log_min_batch_duration)

@@ -60,6 +60,8 @@ extern bool cqrs_catchup_member_apply_range(CqrsMember *member, CqrsProjection *
 											CqrsBatch *batch, CqrsErrorPolicy policy);
 extern void cqrs_catchup_member_fail(CqrsMember *member, CqrsProjection *projection,
 									 CqrsErrorPolicy policy);
+extern void cqrs_catchup_member_recover(CqrsProjection *projection,
+										const CqrsCheckpoint *checkpoint);
 extern void cqrs_catchup_member_refuse(CqrsMember *member, CqrsProjection *projection,
 									   const CqrsCheckpoint *checkpoint,
 									   CqrsErrorPolicy policy);

@@ -5,7 +5,7 @@
  * A key's queue is applied again in position order, up to the first event that
  * fails again, under the projection's lock: events of the key that come
  * meanwhile are handled after that, behind what is left of the queue. Once it is
- * empty, they are handled as ever.
+ * empty, they are handled as ever. What is applied is told as a batch is.
  */
 #include "postgres.h"
 
@@ -14,25 +14,37 @@
 
 #include "dead_letter.h"
 #include "guc.h"
+#include "notify.h"
 #include "outbox_read.h"
 #include "retry.h"
 
 /* events of a queue that are applied at once */
 #define QUEUE_CHUNK 1000
 
+/* what was applied of a part of a queue */
+typedef struct Retried
+{
+	int			nevents;
+	int64		last;			/* position */
+	List	   *keys;			/* of text, as they are told; NULL is a key */
+	bool		unknown;		/* keys has not all of them */
+} Retried;
+
 static int64 retry_one_by_one(CqrsProjection *projection, const text *key, CqrsBatch *batch,
-							  const int *attempts, CqrsPatience patience, ErrorData **error);
+							  const int *attempts, CqrsPatience patience, Retried *retried,
+							  ErrorData **error);
 static void retry_failed(const CqrsProjection *projection, CqrsDeadLetter *letter,
 						 CqrsPatience patience);
 static ErrorData *retry_apply(CqrsProjection *projection, CqrsBatch *batch, int first,
-							  int nevents);
+							  int nevents, Retried *retried);
+static void retry_tell(const CqrsProjection *projection, const Retried *retried);
 
 /*
  * Apply a key's parked events in position order, those that were skipped if asked
  * for, in the current transaction, up to the first that fails again. Returns how
  * many were applied, or are not wanted any more; they are parked no longer. *error
- * is set to why it could not go on for a reason that is not the event's: the
- * transaction is not to commit.
+ * is set to why it could not go on for a reason that is not the event's; what was
+ * applied before stays so if the transaction commits.
  */
 int64
 cqrs_retry_key(CqrsProjection *projection, const text *key, bool skipped,
@@ -48,18 +60,21 @@ cqrs_retry_key(CqrsProjection *projection, const text *key, bool skipped,
 	do
 	{
 		CqrsBatch  *batch = cqrs_event_batch_create(false);
+		Retried		retried = {0};
 
 		CHECK_FOR_INTERRUPTS();
 		length = cqrs_dead_letter_queue(projection->id, key, skipped, QUEUE_CHUNK, positions,
 										attempts);
 		cqrs_outbox_read_positions(batch, positions, length);
-		if (retry_apply(projection, batch, 0, batch->nevents) == NULL)
+		if (retry_apply(projection, batch, 0, batch->nevents, &retried) == NULL)
 		{
 			cqrs_dead_letter_remove(projection->id, positions, length);
 			applied = length;
 		}
 		else
-			applied = retry_one_by_one(projection, key, batch, attempts, patience, error);
+			applied = retry_one_by_one(projection, key, batch, attempts, patience, &retried,
+									   error);
+		retry_tell(projection, &retried);
 		total += applied;
 		cqrs_event_batch_free(batch);
 	} while (length == QUEUE_CHUNK && applied == length && *error == NULL);
@@ -92,14 +107,15 @@ cqrs_retry_due(CqrsProjection *projection, CqrsPatience patience, ErrorData **er
 
 static int64
 retry_one_by_one(CqrsProjection *projection, const text *key, CqrsBatch *batch,
-				 const int *attempts, CqrsPatience patience, ErrorData **error)
+				 const int *attempts, CqrsPatience patience, Retried *retried,
+				 ErrorData **error)
 {
 	int			applied = 0;
 
 	while (applied < batch->nevents)
 	{
 		int64		position = batch->events[applied].position;
-		ErrorData  *failure = retry_apply(projection, batch, applied, 1);
+		ErrorData  *failure = retry_apply(projection, batch, applied, 1, retried);
 
 		if (failure != NULL && !cqrs_park_may(projection, failure))
 		{
@@ -141,11 +157,16 @@ retry_failed(const CqrsProjection *projection, CqrsDeadLetter *letter, CqrsPatie
 				 errhidestmt(true)));
 }
 
-/* Apply some of the events of a batch, all or none; those that are still wanted. */
+/*
+ * Apply some of the events of a batch, all or none; those that are still wanted.
+ * Adds them to what was retried, with keys that live as long as the batch.
+ */
 static ErrorData *
-retry_apply(CqrsProjection *projection, CqrsBatch *batch, int first, int nevents)
+retry_apply(CqrsProjection *projection, CqrsBatch *batch, int first, int nevents,
+			Retried *retried)
 {
 	CqrsApplied part = {0};
+	ErrorData  *error;
 
 	part.events = palloc(Max(nevents, 1) * sizeof(CqrsEvent *));
 	for (int i = first; i < first + nevents; i++)
@@ -153,5 +174,27 @@ retry_apply(CqrsProjection *projection, CqrsBatch *batch, int first, int nevents
 			part.events[part.nevents++] = &batch->events[i];
 	if (part.nevents == 0)
 		return NULL;
-	return cqrs_apply_contained(projection, batch, &part, true);
+	error = cqrs_apply_contained(projection, batch, &part, true);
+	if (error != NULL)
+		return error;
+
+	retried->nevents += part.nevents;
+	retried->last = part.events[part.nevents - 1]->position;
+	retried->unknown |= part.keys == NULL;
+	for (int i = 0; i < part.nkeys; i++)
+		retried->keys = lappend(retried->keys, part.keys[i]);
+	return NULL;
+}
+
+static void
+retry_tell(const CqrsProjection *projection, const Retried *retried)
+{
+	text	  **keys = palloc(Max(list_length(retried->keys), 1) * sizeof(text *));
+	ListCell   *lc;
+
+	foreach(lc, retried->keys)
+		keys[foreach_current_index(lc)] = lfirst(lc);
+	if (retried->nevents > 0)
+		cqrs_notify_send(projection, retried->last, retried->nevents,
+						 retried->unknown ? NULL : keys, list_length(retried->keys));
 }

@@ -76,7 +76,11 @@ sql(q{CREATE OR REPLACE FUNCTION value_of(payload jsonb) RETURNS int LANGUAGE pl
 	'BEGIN RETURN coalesce(nullif(payload->>''v'', ''bad''), ''0'')::int; END'});
 is(sql("SELECT cqrs.retry_dead_letters('singly', 'k3'), cqrs.retry_dead_letters('singly', 'nobody')"), '8|0', 'one key');
 is(sql("SELECT string_agg(v::text, ' ' ORDER BY n) FROM singly WHERE id = 'k3'"), '3 8 0 18 23 28 33 38 1000 2000', 'in order');
-is(sql("SELECT cqrs.retry_dead_letters('singly'), cqrs.retry_dead_letters('batched')"), '3|11', 'the others');
+is(sql("SELECT cqrs.retry_dead_letters('singly')"), 3, 'the others');
+my $heard = sql("LISTEN batched; SELECT cqrs.retry_dead_letters('batched')");
+like($heard, qr/^11$/m, 'those of a projection');
+like($heard, qr/"events": 8, "keys": \["k3"\]/, 'listeners hear of a key');
+like($heard, qr/"events": 3, "keys": \["k2"\]/, 'and of the other');
 is(sql("SELECT cqrs.discard_dead_letters('viewed', 'k3', 13), cqrs.discard_dead_letters('viewed', 'k2', 1)"), '1|0', 'discarded');
 poll_ok($node, 'postgres', "SELECT total FROM viewed WHERE id = 'k3'", 'what was behind it is applied', 3151);
 is(sql("SELECT count(*) FROM cqrs.dead_letter WHERE projection = 'viewed' AND key = 'k3'"), 0, 'and waits no more');
@@ -93,7 +97,9 @@ sql("SELECT cqrs.alter_projection('viewed', mode => 'inline')");
 fails("SELECT cqrs.publish('T', 'k1', 'E', '{\"v\": \"worse\"}')", qr/invalid input syntax/, 'the publisher gets the error');
 sql("SELECT cqrs.publish('T', k, 'E', '{\"v\": 5}') FROM unnest('{k1,k2}'::text[]) AS k");
 is(sql("SELECT string_agg(total::text, ' ' ORDER BY id) FROM viewed WHERE id IN ('k1', 'k2')"), '153 60', 'what is behind a dead letter waits');
-is(sql("SELECT cqrs.retry_dead_letters('viewed')"), 4, 'and comes in its turn');
+$heard = sql("LISTEN viewed; SELECT cqrs.retry_dead_letters('viewed')");
+like($heard, qr/^4$/m, 'and comes in its turn');
+like($heard, qr/"events": 4, "keys": \["k2"\]/, 'and listeners hear of it');
 is(sql("SELECT total FROM viewed WHERE id = 'k2'"), 134, 'with what was before');
 
 # --- an event that was skipped, before others of its key were parked: workers let it be, and nobody else waits for it

@@ -151,6 +151,41 @@ sql("SELECT pg_terminate_backend($_)") foreach @before;
 publish_one('After');
 applied('an idle worker that was terminated');
 
+# --- where events are retried that were put aside
+
+# What was retried before the error is done with, and counts; after it the projection has recovered, though nothing new
+# has come. Listeners hear of both.
+sql(q{
+	CREATE SEQUENCE phase;
+	CREATE TABLE retried (id text PRIMARY KEY);
+	CREATE FUNCTION retry(e cqrs.event) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+		IF (SELECT last_value FROM phase) = 1 THEN
+			RAISE 'it is the event''s fault';
+		ELSIF (SELECT last_value FROM phase) = 2 AND e.aggregate_id = 'b' THEN
+			RAISE 'it is nobody''s fault' USING ERRCODE = 'serialization_failure';
+		END IF;
+		INSERT INTO retried VALUES (e.aggregate_id);
+	END $$;
+	ALTER SYSTEM SET cqrs_views.max_retries = 100000;
+	SELECT pg_reload_conf();
+	SELECT cqrs.create_projection('retried', 'retry(cqrs.event)', '{retried}', start_at => 'now')});
+my $listener = $node->background_psql('postgres');
+$listener->query_safe('LISTEN retried');
+my $behind = sql(q{SELECT max(p) FROM (SELECT cqrs.publish('T', id, 'Stumbling') FROM unnest('{a,b}'::text[]) AS id) AS e (p)});
+poll_ok($node, 'postgres', 'SELECT count(*) FROM cqrs.parked WHERE attempts > 1', 'both events are put aside, and retried', 2);
+sql("SELECT setval('phase', 2)");
+poll_ok($node, 'postgres', "SELECT retries > 0 FROM cqrs.projection_status WHERE name = 'retried'", 'now one stumbles');
+poll_ok($node, 'postgres', "SELECT events_processed, events_parked FROM cqrs.projection_status WHERE name = 'retried'",
+	'the other is processed', '1|1');
+sql("SELECT setval('phase', 3)");
+poll_ok($node, 'postgres', "SELECT events_processed, events_parked FROM cqrs.projection_status WHERE name = 'retried'",
+	'in the end, both are', '2|0');
+poll_ok($node, 'postgres', "SELECT retries, next_retry_at FROM cqrs.projection_status WHERE name = 'retried'", 'and it has recovered', '0|');
+my $heard = $listener->query_safe("SELECT 'heard'");
+like($heard, qr/"position": @{[$behind - 1]}, "events": 1, "keys": \["a"\]/, 'a listener hears of the one');
+like($heard, qr/"position": $behind, "events": 1, "keys": \["b"\]/, 'and of the other');
+$listener->quit;
+
 $node->stop;
 done_testing();
 
