@@ -132,7 +132,6 @@ latency_measure() {
 	peer_start "$1"
 	sql <<-SQL
 		TRUNCATE bench.timed;
-		SELECT pg_sleep(0.5) \g /dev/null
 		SET synchronous_commit = $commit;
 		CALL bench.publish_timed($events, $next, $rate);
 	SQL

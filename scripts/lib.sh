@@ -91,9 +91,10 @@ missing_packages() {
 	for purpose in "$@"; do
 		case $purpose in
 			server)
-				# With PG_CONFIG the server is the caller's own business: copy_server says what it lacks.
+				# With PG_CONFIG the server is the caller's own business: copy_server says what it lacks. These
+				# bring the version that the distribution is made with: 15 in Debian 12.
 				if [ -z "${PG_CONFIG:-}" ] && ! default_pg_config >/dev/null; then
-					printf '%s\n' postgresql-15 postgresql-server-dev-15
+					printf '%s\n' postgresql postgresql-server-dev-all
 				fi
 				;;
 			build)
@@ -120,7 +121,7 @@ missing_packages() {
 	done
 }
 
-# Installs packages as root, by way of the caller's as_root. Debian's postgresql-15 would create and start
+# Installs packages as root, by way of the caller's as_root. Debian's PostgreSQL would create and start
 # a cluster named "main"; nobody asked for one, so that is switched off for the time of the installation.
 install_packages() {
 	local log status=0
