@@ -116,6 +116,7 @@ CREATE FUNCTION stamp(t text, at timestamptz DEFAULT current_timestamp) RETURNS 
 SELECT try('SELECT position, upper(stamp(source)) AS t FROM events');
 SELECT try('SELECT count(*) FILTER (WHERE dice(t => source) < 0.5) FROM events');
 SELECT try('SELECT position, (payload->>''x'')::regclass FROM events');
+SELECT try('SELECT position, concat((payload->>''x'')::oid::regclass) AS name FROM events');
 SELECT try('SELECT position, to_tsvector(source) FROM events');
 SELECT try('SELECT count(*) FROM events WHERE source = $1');
 SELECT try('SELECT position, no_such FROM events');

@@ -67,14 +67,16 @@ typedef struct Noted
 	bool		sound;			/* do the read tables have the form that they must have? */
 	List	   *types;			/* OIDs of the types of their columns */
 	bool		readable;		/* does the query, or the key, mean anything? */
-	List	   *functions;		/* OIDs of what users made of that, in a query */
+	List	   *functions;		/* OIDs of what users made of that, in a query, */
+	List	   *named_types;	/* and of their types */
 } Noted;
 
 /* a projection whose query, or key, is being read */
 typedef struct Reading
 {
 	const CqrsProjection *projection;
-	List	   *functions;		/* those of text_read */
+	List	   *functions;		/* what users made that the query names, */
+	List	   *types;			/* both as OIDs */
 } Reading;
 
 static List *noted = NIL;
@@ -83,9 +85,9 @@ static MemoryContext noted_context = NULL;
 static ProcessUtility_hook_type previous_hook = NULL;
 
 static Noted *note_projection(CqrsProjection *projection, bool texts);
-static bool text_is_readable(const CqrsProjection *projection, List **functions);
+static bool text_is_readable(Reading *reading);
 static ErrorData *text_try(void *arg);
-static List *text_read(const CqrsProjection *projection);
+static void text_read(Reading *reading);
 static List *column_types(const CqrsProjection *projection);
 static bool is_sound(const CqrsProjection *projection);
 static void follow_names(const Noted *note);
@@ -170,7 +172,7 @@ static Noted *
 note_projection(CqrsProjection *projection, bool texts)
 {
 	bool		readable = false;
-	List	   *functions = NIL;
+	Reading		reading = {.projection = projection};
 	Noted	   *note;
 	MemoryContext old;
 
@@ -178,7 +180,7 @@ note_projection(CqrsProjection *projection, bool texts)
 	for (int i = 0; i < projection->ntables; i++)
 		texts = texts && cqrs_read_table_is_guarded(projection->tables[i]);
 	if (texts && SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(projection->owner)))
-		readable = text_is_readable(projection, &functions);
+		readable = text_is_readable(&reading);
 
 	old = MemoryContextSwitchTo(noted_context);
 	note = palloc0(sizeof(Noted));
@@ -193,21 +195,20 @@ note_projection(CqrsProjection *projection, bool texts)
 	note->sound = is_sound(projection);
 	note->types = column_types(projection);
 	note->readable = readable;
-	note->functions = list_copy(functions);
+	note->functions = list_copy(reading.functions);
+	note->named_types = list_copy(reading.types);
 	MemoryContextSwitchTo(old);
 	return note;
 }
 
-/* Does it mean anything? If so, *functions are those of text_read. */
+/* Does it mean anything? */
 static bool
-text_is_readable(const CqrsProjection *projection, List **functions)
+text_is_readable(Reading *reading)
 {
-	Reading		reading = {.projection = projection};
-	ErrorData  *error = cqrs_apply_as_whole(text_try, &reading);
+	ErrorData  *error = cqrs_apply_as_whole(text_try, reading);
 
 	if (error != NULL && cqrs_apply_error_is_transient(error))
 		ReThrowError(error);
-	*functions = reading.functions;
 	return error == NULL;
 }
 
@@ -227,7 +228,7 @@ text_try(void *arg)
 		cqrs_deadline_begin(READ_TIMEOUT);
 	PG_TRY();
 	{
-		reading->functions = text_read(reading->projection);
+		text_read(reading);
 		if (limited)
 			cqrs_deadline_end();
 	}
@@ -246,22 +247,26 @@ text_try(void *arg)
 }
 
 /*
- * Read the query, or else the key, as its owner; throws where that can't be. Returns
- * the functions that the query calls, those of PostgreSQL's own aside.
+ * Read the query, or else the key, as its owner; throws where that can't be. Notes what
+ * users made, not PostgreSQL, of what a query names.
  */
-static List *
-text_read(const CqrsProjection *projection)
+static void
+text_read(Reading *reading)
 {
-	List	   *functions = NIL;
+	const CqrsProjection *projection = reading->projection;
 	CqrsUserContext user;
 
 	cqrs_query_enter_user(&user, projection->owner, &projection->settings);
 	if (projection->query != NULL)
-		functions = cqrs_view_parse(projection->query)->functions;
+	{
+		const CqrsView *view = cqrs_view_parse(projection->query);
+
+		reading->functions = view->functions;
+		reading->types = view->types;
+	}
 	else
 		(void) cqrs_event_key_parse(projection->key_expression);
 	cqrs_query_leave_user(&user);
-	return functions;
 }
 
 /* Write a handler's and the schemas' new names into the projection's texts. */
@@ -327,6 +332,8 @@ follow_text(const Noted *note, const char *command)
 		follow_refuse(projection, command, error->message);
 	if (!equal(reading.functions, note->functions))
 		follow_refuse(projection, command, "It would call another function than before.");
+	if (!equal(reading.types, note->named_types))
+		follow_refuse(projection, command, "It would name another type than before.");
 }
 
 static bool

@@ -53,6 +53,7 @@ static bool find_moments(Node *node, void *context);
 static bool is_moment(Node *node);
 static bool is_of_time(Oid type);
 static bool is_row_of_time(Oid type);
+static bool is_of_catalogs(Oid type);
 static bool means_moment(Node *node, const CqrsExpressionCheck *check);
 static bool check_walker(Node *node, void *context);
 static void check_node(Node *node, CqrsExpressionCheck *check);
@@ -251,6 +252,29 @@ check_walker(Node *node, void *context)
 	return result;
 }
 
+/* Is a type's text looked up in the catalogs? */
+static bool
+is_of_catalogs(Oid type)
+{
+	switch (type)
+	{
+		case REGCLASSOID:
+		case REGCOLLATIONOID:
+		case REGCONFIGOID:
+		case REGDICTIONARYOID:
+		case REGNAMESPACEOID:
+		case REGOPEROID:
+		case REGOPERATOROID:
+		case REGPROCOID:
+		case REGPROCEDUREOID:
+		case REGROLEOID:
+		case REGTYPEOID:
+			return true;
+		default:
+			return false;
+	}
+}
+
 /* Refuse a node for what it is. check->location is where. */
 static void
 check_node(Node *node, CqrsExpressionCheck *check)
@@ -259,6 +283,11 @@ check_node(Node *node, CqrsExpressionCheck *check)
 		cqrs_view_expression_refuse(check->pstate, check->location, "a sub-select",
 					"A change in another table is no event, and the view would not see it.",
 					"Put the data into the event, or join in a view on top of the read table.");
+	if (IsA(node, RelabelType) && !IsA(((RelabelType *) node)->arg, Const) &&
+		is_of_catalogs(((RelabelType *) node)->resulttype))
+		cqrs_view_expression_refuse(check->pstate, check->location, "a name that an OID stands for",
+					"It is another one once something is renamed or dropped, and the view would not see it.",
+					"Put the name into the event.");
 	if (IsA(node, WindowFunc))
 		cqrs_view_expression_refuse(check->pstate, check->location, "a window function",
 					"It is about all rows together, and the read table is kept group by group.",

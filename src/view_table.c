@@ -219,7 +219,8 @@ index_is_key(const CqrsView *view, Relation index, bool is_state)
 	int			attno = 0;
 
 	if (!form->indisunique || !form->indisvalid || !form->indimmediate ||
-		RelationGetIndexPredicate(index) != NIL || form->indnkeyatts != Max(view->nkeys, 1))
+		RelationGetIndexPredicate(index) != NIL || form->indnkeyatts != Max(view->nkeys, 1) ||
+		(view->nullable_key && !form->indnullsnotdistinct))
 		return false;
 	if (view->nkeys == 0)
 		return form->indkey.values[0] == 0;
@@ -230,7 +231,8 @@ index_is_key(const CqrsView *view, Relation index, bool is_state)
 
 		attno += is_key || !is_state;
 		for (int k = 0; is_key && k < form->indnkeyatts; k++)
-			found |= form->indkey.values[k] == attno;
+			found |= form->indkey.values[k] == attno &&
+				index->rd_indcollation[k] == view->columns[i].collation;
 		if (is_key && !found)
 			return false;
 	}
