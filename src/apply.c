@@ -51,6 +51,7 @@ cqrs_apply_select(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *app
 
 	applied->events = palloc(Max(batch->nevents, 1) * sizeof(CqrsEvent *));
 	applied->nevents = 0;
+	applied->nrejected = 0;
 	applied->range = NULL;
 	applied->keys = NULL;
 	applied->nkeys = 0;

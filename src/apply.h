@@ -15,6 +15,7 @@ typedef struct CqrsApplied
 {
 	CqrsEvent **events;			/* those that pass the filters */
 	int			nevents;
+	int			nrejected;		/* that were taken out, since they can't change anything */
 	CqrsRange  *range;			/* instead of them: events that the handler is to read */
 	CqrsEvent **keyed;			/* those of them whose keys were computed, */
 	text	  **keys;			/* or what changed; NULL where not computed */

@@ -210,7 +210,7 @@ catchup_apply(CqrsPassGroup *group, const CqrsCheckpoint *next, CqrsBatch *batch
 			if (member->error != NULL)
 				continue;
 		}
-		else if (not_before == 0)
+		else if (not_before == 0 && pass->policy != CQRS_ERROR_THROW)
 			cqrs_catchup_member_recover(projection, checkpoint);
 		member->next_retry_at = cqrs_projection_get(member->projection)->parked_retry_at;
 		if (member->next_retry_at != 0)

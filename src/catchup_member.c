@@ -13,6 +13,7 @@
 
 #include "apply.h"
 #include "catchup_member.h"
+#include "dead_letter.h"
 #include "guc.h"
 #include "lock.h"
 #include "notify.h"
@@ -31,7 +32,19 @@ typedef struct Work
 	bool		call_handler;
 } Work;
 
+/* events on their way out of a batch, both in the order of positions */
+typedef struct Leaving
+{
+	CqrsApplied *applied;
+	int			next;
+	int			kept;
+} Leaving;
+
 static ErrorData *member_work(void *arg);
+static void member_leave_out_parked(const CqrsProjection *projection, CqrsApplied *applied);
+static bool leave_out(TupleTableSlot *slot, void *arg);
+static void leave_upto(Leaving *leaving, int64 position);
+static void member_settle(const CqrsProjection *projection, CqrsBatch *batch);
 static void member_advance(CqrsMember *member, CqrsProjection *projection,
 						   CqrsCheckpoint *checkpoint, const CqrsCheckpoint *next,
 						   const CqrsApplied *applied, int64 nevents, int64 last);
@@ -47,7 +60,7 @@ TimestampTz
 cqrs_catchup_member_retry(CqrsMember *member, CqrsProjection *projection,
 						  CqrsCheckpoint *checkpoint, CqrsErrorPolicy policy)
 {
-	int64		applied;
+	CqrsRetryOutcome outcome = {0};
 
 	if (projection->parked_retry_at == 0 || policy == CQRS_ERROR_THROW ||
 		projection->parked_retry_at > GetCurrentTimestamp())
@@ -55,10 +68,11 @@ cqrs_catchup_member_retry(CqrsMember *member, CqrsProjection *projection,
 	if (cqrs_projection_is_inline(projection) && !cqrs_lock_gate_briefly(projection->id))
 		return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), cqrs_guc_retry_delay);
 
-	applied = cqrs_retry_due(projection, member_patience(policy), &member->error);
+	cqrs_retry_due(projection, member_patience(policy), &outcome);
 	cqrs_park_note(projection, NULL);
-	if (applied > 0)
-		cqrs_checkpoint_advance(checkpoint, applied);
+	if (outcome.applied > 0)
+		cqrs_checkpoint_advance(checkpoint, outcome.applied);
+	member->error = outcome.error;
 	if (member->error != NULL)
 	{
 		member->more = false;
@@ -78,6 +92,7 @@ cqrs_catchup_member_apply(CqrsMember *member, CqrsProjection *projection,
 {
 	bool		call_handler = !cqrs_projection_is_inline(projection);
 	CqrsApplied applied;
+	int64		last;
 	TimestampTz started = GetCurrentTimestamp();
 	Work		work = {
 		.member = member,.projection = projection,.batch = batch,.policy = policy,
@@ -88,6 +103,7 @@ cqrs_catchup_member_apply(CqrsMember *member, CqrsProjection *projection,
 
 	/* what was put behind others comes again with a batch that fails: it may not stay there */
 	cqrs_apply_select(projection, batch, &applied);
+	last = applied.nevents > 0 ? applied.events[applied.nevents - 1]->position : 0;
 	if (call_handler && policy != CQRS_ERROR_THROW && cqrs_projection_get(projection->id)->parked)
 		member->error = cqrs_apply_as_whole(member_work, &work);
 	else
@@ -119,9 +135,10 @@ cqrs_catchup_member_apply(CqrsMember *member, CqrsProjection *projection,
 
 	if (batch->nevents > 0)
 		checkpoint->peak = Max(checkpoint->peak, batch->events[batch->nevents - 1].position);
-	member_advance(member, projection, checkpoint, next, &applied, applied.nevents,
-				   applied.nevents > 0 ?
-				   applied.events[applied.nevents - 1]->position : 0);
+	if (applied.nevents > 0)
+		last = applied.events[applied.nevents - 1]->position;
+	member_advance(member, projection, checkpoint, next, &applied,
+				   applied.nevents + applied.nrejected, last);
 }
 
 /*
@@ -137,6 +154,7 @@ cqrs_catchup_member_apply_range(CqrsMember *member, CqrsProjection *projection,
 	CqrsApplied applied = {.range = range};
 	TimestampTz started = GetCurrentTimestamp();
 
+	member_settle(projection, batch);
 	if (policy == CQRS_ERROR_THROW)
 		cqrs_apply_run(projection, batch, &applied, true);
 	else
@@ -253,7 +271,13 @@ member_work(void *arg)
 	ErrorData  *error = NULL;
 
 	if (work->call_handler)
-		cqrs_park_hold_back(projection, work->batch, applied);
+		error = cqrs_park_hold_back(projection, work->batch, applied,
+									member_patience(work->policy));
+	else
+		member_leave_out_parked(projection, applied);
+	if (error != NULL)
+		return error;
+	member_settle(projection, work->batch);
 	if (work->member->begins != NULL && applied->nevents > 0)
 		work->member->begins(NameStr(projection->name), applied->nevents,
 							 applied->events[0]->position);
@@ -265,6 +289,62 @@ member_work(void *arg)
 		cqrs_park_may_isolate(projection, error, applied->nevents))
 		error = cqrs_park_isolate(projection, work->batch, applied, member_patience(work->policy));
 	return error;
+}
+
+/*
+ * Leave out of the events that publishers have seen to those that they put aside:
+ * these are told, and counted, when they are retried.
+ */
+static void
+member_leave_out_parked(const CqrsProjection *projection, CqrsApplied *applied)
+{
+	Leaving		leaving = {.applied = applied};
+
+	if (applied->nevents == 0 || !cqrs_projection_get(projection->id)->parked)
+		return;
+	cqrs_dead_letter_visit(projection->id, applied->events[0]->position,
+						   applied->events[applied->nevents - 1]->position, leave_out, &leaving);
+	leave_upto(&leaving, PG_INT64_MAX);
+	applied->nevents = leaving.kept;
+}
+
+/* The next event that was put aside. */
+static bool
+leave_out(TupleTableSlot *slot, void *arg)
+{
+	bool		isnull;
+
+	leave_upto((Leaving *) arg, DatumGetInt64(slot_getattr(slot, 1, &isnull)));
+	return true;
+}
+
+/* Keep all events before a position, and leave out that one. */
+static void
+leave_upto(Leaving *leaving, int64 position)
+{
+	CqrsApplied *applied = leaving->applied;
+
+	for (; leaving->next < applied->nevents; leaving->next++)
+	{
+		CqrsEvent  *event = applied->events[leaving->next];
+
+		if (event->position > position)
+			break;
+		if (event->position < position)
+			applied->events[leaving->kept++] = event;
+	}
+}
+
+/* What a view was to keep the order of, and was put aside, is yet to come, wherever it is. */
+static void
+member_settle(const CqrsProjection *projection, CqrsBatch *batch)
+{
+	int64		first = 0;
+
+	if (OidIsValid(projection->state_table))
+		first = cqrs_dead_letter_first(projection->id);
+	if (first != 0)
+		batch->settled = Min(batch->settled, first - 1);
 }
 
 /*

@@ -18,7 +18,6 @@
 #include "utils/timestamp.h"
 
 #include "dead_letter.h"
-#include "query.h"
 
 /* the key $2 of projection $1 */
 #define OF_KEY \
@@ -40,14 +39,23 @@ typedef struct Queue
 	int		   *attempts;
 } Queue;
 
+/* positions on their way out of a query */
+typedef struct Positions
+{
+	int64	   *positions;
+	int			length;
+	int			capacity;
+} Positions;
+
 static Datum key_datum(const text *key, char *null);
+static bool read_position(TupleTableSlot *slot, void *arg);
 static bool read_key(TupleTableSlot *slot, void *arg);
 static bool read_queue(TupleTableSlot *slot, void *arg);
 static bool read_summary(TupleTableSlot *slot, void *arg);
 
 /*
  * Put an event aside. One that is there already gets the newer reason, and keeps
- * its key.
+ * its key; where it was skipped nobody tries it again by himself.
  */
 void
 cqrs_dead_letter_park(int32 projection, const CqrsDeadLetter *letter)
@@ -58,7 +66,8 @@ cqrs_dead_letter_park(int32 projection, const CqrsDeadLetter *letter)
 		" VALUES ($1, $2, $3, CASE WHEN $5 IS NULL THEN 'behind' ELSE 'failed' END, $4, $5, $6,"
 		" $7, $8, $9) ON CONFLICT (projection, position) DO UPDATE SET reason = excluded.reason,"
 		" sqlstate = excluded.sqlstate, message = excluded.message, context = excluded.context,"
-		" attempts = excluded.attempts, next_retry_at = excluded.next_retry_at",
+		" attempts = excluded.attempts,"
+		" next_retry_at = CASE WHEN p.blocks THEN excluded.next_retry_at END",
 		.nargs = 9,
 		.argtypes = {INT4OID, TEXTOID, INT8OID, BOOLOID, TEXTOID, TEXTOID, TEXTOID, INT4OID,
 		TIMESTAMPTZOID}
@@ -74,6 +83,28 @@ cqrs_dead_letter_park(int32 projection, const CqrsDeadLetter *letter)
 	args[8] = TimestampTzGetDatum(letter->next_retry_at);
 	if (letter->next_retry_at == 0)
 		nulls[8] = 'n';
+	cqrs_query_run(&query, args, nulls, NULL, NULL);
+}
+
+/*
+ * An event of a key has failed again, and so the others of its queue wait until it is
+ * tried again, or for good if it is not: an earlier event may have come behind one that
+ * had failed, and where keys can't be computed there are several that have.
+ */
+void
+cqrs_dead_letter_wait(int32 projection, const text *key, int64 position)
+{
+	static CqrsQuery query = {
+		.sql = "UPDATE cqrs.parked SET next_retry_at = NULL" OF_KEY
+		" AND position <> $3 AND next_retry_at IS NOT NULL",
+		.nargs = 3,
+		.argtypes = {INT4OID, TEXTOID, INT8OID}
+	};
+	char		nulls[3] = {' ', ' ', ' '};
+	Datum		args[3] = {
+		Int32GetDatum(projection), key_datum(key, &nulls[1]), Int64GetDatum(position)
+	};
+
 	cqrs_query_run(&query, args, nulls, NULL, NULL);
 }
 
@@ -159,6 +190,56 @@ cqrs_dead_letter_queue(int32 projection, const text *key, bool skipped, int limi
 	return queue.length;
 }
 
+/* The position of the first event that was put aside, skipped or not; 0 = there is none. */
+int64
+cqrs_dead_letter_first(int32 projection)
+{
+	static CqrsQuery query = {
+		.sql = "SELECT position FROM cqrs.parked WHERE projection = $1 ORDER BY position LIMIT 1",
+		.nargs = 1,
+		.argtypes = {INT4OID}
+	};
+	int64		first = 0;
+	Datum		arg = Int32GetDatum(projection);
+
+	cqrs_query_run(&query, &arg, NULL, cqrs_query_keep_bigint, &first);
+	return first;
+}
+
+/* Visit the positions of those from one to another, in their order. */
+void
+cqrs_dead_letter_visit(int32 projection, int64 from, int64 upto, CqrsRowFn row_fn, void *arg)
+{
+	static CqrsQuery query = {
+		.sql = "SELECT position FROM cqrs.parked"
+		" WHERE projection = $1 AND position >= $2 AND position <= $3 ORDER BY position",
+		.nargs = 3,
+		.argtypes = {INT4OID, INT8OID, INT8OID}
+	};
+	Datum		args[3] = {Int32GetDatum(projection), Int64GetDatum(from), Int64GetDatum(upto)};
+
+	cqrs_query_run(&query, args, NULL, row_fn, arg);
+}
+
+/* The positions of all that the active snapshot shows, in their order. */
+int64 *
+cqrs_dead_letter_positions(int32 projection, int *npositions)
+{
+	static CqrsQuery query = {
+		.sql = "SELECT position FROM cqrs.parked WHERE projection = $1 ORDER BY position",
+		.flags = CQRS_QUERY_ACTIVE,
+		.nargs = 1,
+		.argtypes = {INT4OID}
+	};
+	Positions	result = {.capacity = 64};
+	Datum		arg = Int32GetDatum(projection);
+
+	result.positions = palloc(result.capacity * sizeof(int64));
+	cqrs_query_run(&query, &arg, NULL, read_position, &result);
+	*npositions = result.length;
+	return result.positions;
+}
+
 /* Events that were applied, or are not wanted any more. */
 void
 cqrs_dead_letter_remove(int32 projection, const int64 *positions, int npositions)
@@ -190,7 +271,8 @@ cqrs_dead_letter_discard(int32 projection, const text *key, int64 up_to)
 		"  RETURNING position),"
 		" next AS (UPDATE cqrs.parked SET next_retry_at = clock_timestamp()"
 		"  WHERE projection = $1 AND reason = 'behind' AND EXISTS (SELECT FROM discarded)"
-		"  AND position = (SELECT min(position) FROM cqrs.parked" OF_KEY " AND position > $3))"
+		"  AND position = (SELECT min(position) FROM cqrs.parked" OF_KEY
+		"  AND position > $3 AND blocks))"
 		" SELECT position FROM discarded",
 		.nargs = 3,
 		.argtypes = {INT4OID, TEXTOID, INT8OID}
@@ -253,6 +335,21 @@ read_key(TupleTableSlot *slot, void *arg)
 
 	list->keys = lappend(list->keys, isnull ? NULL : DatumGetTextPCopy(value));
 	MemoryContextSwitchTo(old);
+	return true;
+}
+
+static bool
+read_position(TupleTableSlot *slot, void *arg)
+{
+	Positions  *result = (Positions *) arg;
+	bool		isnull;
+
+	if (result->length == result->capacity)
+	{
+		result->capacity *= 2;
+		result->positions = repalloc_huge(result->positions, result->capacity * sizeof(int64));
+	}
+	result->positions[result->length++] = DatumGetInt64(slot_getattr(slot, 1, &isnull));
 	return true;
 }
 

@@ -8,6 +8,8 @@
 #include "datatype/timestamp.h"
 #include "nodes/pg_list.h"
 
+#include "query.h"
+
 /* an event to put aside */
 typedef struct CqrsDeadLetter
 {
@@ -29,11 +31,16 @@ typedef struct CqrsParked
 } CqrsParked;
 
 extern void cqrs_dead_letter_park(int32 projection, const CqrsDeadLetter *letter);
+extern void cqrs_dead_letter_wait(int32 projection, const text *key, int64 position);
 extern void cqrs_dead_letter_error_args(const ErrorData *error, Datum *args, char *nulls);
 extern List *cqrs_dead_letter_blocked_keys(int32 projection);
 extern List *cqrs_dead_letter_keys(int32 projection, TimestampTz due);
 extern int	cqrs_dead_letter_queue(int32 projection, const text *key, bool skipped, int limit,
 								   int64 *positions, int *attempts);
+extern int64 cqrs_dead_letter_first(int32 projection);
+extern void cqrs_dead_letter_visit(int32 projection, int64 from, int64 upto, CqrsRowFn row_fn,
+								   void *arg);
+extern int64 *cqrs_dead_letter_positions(int32 projection, int *npositions);
 extern void cqrs_dead_letter_remove(int32 projection, const int64 *positions, int npositions);
 extern int64 cqrs_dead_letter_discard(int32 projection, const text *key, int64 up_to);
 extern void cqrs_dead_letter_forget(int32 projection);

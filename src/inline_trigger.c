@@ -248,6 +248,7 @@ static void
 inline_apply_chunk(CqrsProjection *projection, CqrsBatch *batch, bool only_chunk)
 {
 	CqrsApplied applied;
+	ErrorData  *error;
 
 	cqrs_apply_select(projection, batch, &applied);
 	if (applied.nevents == 0)
@@ -267,7 +268,9 @@ inline_apply_chunk(CqrsProjection *projection, CqrsBatch *batch, bool only_chunk
 		/* our reading would make serializable publishers conflict, whatever their keys */
 		if (IsolationUsesXactSnapshot() && !IsolationIsSerializable())
 			inline_check_snapshot(projection, &applied);
-		cqrs_park_hold_back(projection, batch, &applied);
+		error = cqrs_park_hold_back(projection, batch, &applied, CQRS_PATIENCE_NONE);
+		if (error != NULL)
+			ReThrowError(error);
 
 		/* what a worker would tell, not what a view's statement does: its keys may differ as texts */
 		if (!applied.untold && applied.keys == NULL)

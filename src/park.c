@@ -51,7 +51,6 @@ typedef struct Parking
 	CqrsBatch  *batch;
 	CqrsPatience patience;
 	bool		skip;			/* others need not wait */
-	bool		stop;			/* nothing is to be put aside */
 	int			ntimeouts;
 	HTAB	   *blocked;
 	CqrsEvent **given;			/* events to be isolated */
@@ -59,6 +58,7 @@ typedef struct Parking
 	CqrsEvent **events;			/* all of them, with their keys */
 	text	  **keys;
 	int			nevents;
+	int			nrejected;		/* that can't change anything */
 	CqrsEvent **done;			/* what was applied */
 	text	  **done_keys;
 	int			ndone;
@@ -75,9 +75,12 @@ static void parking_compute_keys(Parking *parking, CqrsEvent **events, int neven
 static void parking_apply(Parking *parking, int first, int nevents);
 static int	parking_parts(const ErrorData *error, int nevents, int *next);
 static bool parking_has_enough(Parking *parking, ErrorData *error);
+static ErrorData *parking_try_keys(Parking *parking, CqrsEvent **events, int nevents);
 static ErrorData *parking_try(Parking *parking, CqrsEvent **events, text **keys, int nevents);
-static void parking_park(Parking *parking, const CqrsEvent *event, text *key,
-						 ErrorData *error);
+static void parking_one(Parking *parking, CqrsEvent *event, bool keyed, text *key,
+						ErrorData *error);
+static void parking_park(Parking *parking, const CqrsEvent *event, text *key, ErrorData *error,
+						 int attempts);
 static void parking_behind(Parking *parking, const CqrsEvent *event, text *key);
 static int	parking_hold_back(Parking *parking, int first, int nevents);
 static BlockedKeys *blocked_entry(HTAB *blocked, const text *key, HASHACTION action);
@@ -123,28 +126,32 @@ cqrs_park_may_isolate(const CqrsProjection *projection, const ErrorData *error, 
 
 /*
  * Take the events out of a batch whose keys have events parked, and park them
- * behind those. Afterwards, applied has the keys of what is left. Throws where
- * a key can't be computed for a reason that is not the event's.
+ * behind those. Afterwards, applied has the keys of what is left. Returns NULL, or
+ * the error why a key can't be computed, if no event is to blame for it: then nothing
+ * of this is to stay.
  */
-void
-cqrs_park_hold_back(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applied)
+ErrorData *
+cqrs_park_hold_back(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applied,
+					CqrsPatience patience)
 {
 	Parking    *parking;
 
 	/* it may have changed in this transaction */
 	projection = cqrs_projection_get(projection->id);
 	if (!projection->parked || applied->nevents == 0)
-		return;
-	parking = parking_begin(projection, batch, applied, CQRS_PATIENCE_NONE);
+		return NULL;
+	parking = parking_begin(projection, batch, applied, patience);
 	parking_compute_keys(parking, applied->events, applied->nevents);
 	if (parking->error != NULL)
-		ReThrowError(parking->error);
+		return parking->error;
 	applied->nevents = parking_hold_back(parking, 0, parking->nevents);
+	applied->nrejected += parking->nrejected;
 	applied->events = parking->events;
 	applied->keys = parking->keys;
 	applied->nkeys = applied->nevents;
 	if (parking->cause != NULL)
 		cqrs_park_note(projection, parking->cause);
+	return NULL;
 }
 
 /*
@@ -161,7 +168,8 @@ cqrs_park_isolate(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *app
 	Parking    *parking = parking_begin(projection, batch, applied, patience);
 	ErrorData  *error;
 
-	parking->stop = strcmp(projection->on_error, "stop") == 0;
+	/* whichever is put aside is yet to come, for those behind it */
+	batch->settled = Min(batch->settled, applied->events[0]->position - 1);
 	parking->given = applied->events;
 	parking->ngiven = applied->nevents;
 	error = cqrs_apply_as_whole(parking_isolate, parking);
@@ -171,6 +179,7 @@ cqrs_park_isolate(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *app
 
 	applied->events = parking->done;
 	applied->nevents = parking->ndone;
+	applied->nrejected += parking->nrejected;
 	applied->keys = parking->done_keys;
 	applied->nkeys = parking->ndone;
 	if (parking->cause != NULL)
@@ -259,25 +268,18 @@ parking_isolate(void *arg)
 static void
 parking_compute_keys(Parking *parking, CqrsEvent **events, int nevents)
 {
-	CqrsApplied part = {.events = events,.nevents = nevents};
 	ErrorData  *error;
 
 	if (nevents == 0 || parking->error != NULL)
 		return;
-	error = cqrs_apply_contained_keys(parking->projection, parking->batch, &part);
+	error = parking_try_keys(parking, events, nevents);
 	if (error == NULL)
-	{
-		for (int i = 0; i < part.nevents; i++)
-		{
-			parking->events[parking->nevents] = part.events[i];
-			parking->keys[parking->nevents++] = part.keys[i];
-		}
-	}
-	else if (cqrs_apply_error_is_transient(error) || (parking->stop && nevents == 1) ||
+		return;
+	if (nevents == 1)
+		parking_one(parking, events[0], false, NULL, error);
+	else if (!cqrs_park_may_isolate(parking->projection, error, nevents) ||
 			 parking_has_enough(parking, error))
 		parking->error = error;
-	else if (nevents == 1)
-		parking_park(parking, events[0], NULL, error);
 	else
 	{
 		int			size = cqrs_apply_error_is_timeout(error) ?
@@ -302,15 +304,15 @@ parking_apply(Parking *parking, int first, int nevents)
 	error = parking_try(parking, parking->events + first, parking->keys + first, nevents);
 	if (error == NULL)
 		return;
+	if (nevents == 1)
+	{
+		parking_one(parking, parking->events[first], true, parking->keys[first], error);
+		return;
+	}
 	if (!cqrs_park_may_isolate(parking->projection, error, nevents) ||
 		parking_has_enough(parking, error))
 	{
 		parking->error = error;
-		return;
-	}
-	if (nevents == 1)
-	{
-		parking_park(parking, parking->events[first], parking->keys[first], error);
 		return;
 	}
 
@@ -356,6 +358,24 @@ parking_has_enough(Parking *parking, ErrorData *error)
 	return true;
 }
 
+/* Compute the keys of some events, of all or none. Returns NULL or the error. */
+static ErrorData *
+parking_try_keys(Parking *parking, CqrsEvent **events, int nevents)
+{
+	CqrsApplied part = {.events = events,.nevents = nevents};
+	ErrorData  *error = cqrs_apply_contained_keys(parking->projection, parking->batch, &part);
+
+	if (error != NULL)
+		return error;
+	for (int i = 0; i < part.nevents; i++)
+	{
+		parking->events[parking->nevents] = part.events[i];
+		parking->keys[parking->nevents++] = part.keys[i];
+	}
+	parking->nrejected += nevents - part.nevents;
+	return NULL;
+}
+
 /* Apply some events, all or none. Returns NULL or the error. */
 static ErrorData *
 parking_try(Parking *parking, CqrsEvent **events, text **keys, int nevents)
@@ -371,35 +391,45 @@ parking_try(Parking *parking, CqrsEvent **events, text **keys, int nevents)
 	return error;
 }
 
-/* An event has failed by itself: try it again if that is for us to do, and park it. */
+/*
+ * An event has failed by itself, or its key (NULL then) could not be computed: do it
+ * again if that is for us to do, and else park the event.
+ */
 static void
-parking_park(Parking *parking, const CqrsEvent *event, text *key, ErrorData *error)
+parking_one(Parking *parking, CqrsEvent *event, bool keyed, text *key, ErrorData *error)
+{
+	int			attempts = 1;
+
+	while (cqrs_park_may(parking->projection, error) && !parking_has_enough(parking, error))
+	{
+		/* what took so long is not worth the time to try again at once */
+		if (parking->patience == CQRS_PATIENCE_WORKER || parking->skip ||
+			cqrs_apply_error_is_timeout(error) || attempts > cqrs_guc_max_retries)
+		{
+			parking_park(parking, event, key, error, attempts);
+			return;
+		}
+		CHECK_FOR_INTERRUPTS();
+		error = keyed ? parking_try(parking, &event, &key, 1) :
+			parking_try_keys(parking, &event, 1);
+		if (error == NULL)
+			return;
+		attempts++;
+	}
+	parking->error = error;
+}
+
+static void
+parking_park(Parking *parking, const CqrsEvent *event, text *key, ErrorData *error,
+			 int attempts)
 {
 	CqrsDeadLetter letter = {
-		.position = event->position,.key = key,.blocks = !parking->skip,.error = error,.attempts = 1
+		.position = event->position,.key = key,.blocks = !parking->skip,.error = error,
+		.attempts = attempts
 	};
 
 	if (parking->patience == CQRS_PATIENCE_WORKER && !parking->skip && cqrs_guc_max_retries > 0)
 		letter.next_retry_at = cqrs_park_next_retry(1);
-
-	/* what took so long is not worth the time to try again at once */
-	while (parking->patience == CQRS_PATIENCE_NONE && !parking->skip &&
-		   !cqrs_apply_error_is_timeout(error) && letter.attempts <= cqrs_guc_max_retries)
-	{
-		CqrsEvent  *again = unconstify(CqrsEvent *, event);
-
-		CHECK_FOR_INTERRUPTS();
-		error = parking_try(parking, &again, &key, 1);
-		if (error == NULL)
-			return;
-		if (!cqrs_park_may(parking->projection, error))
-		{
-			parking->error = error;
-			return;
-		}
-		letter.error = error;
-		letter.attempts++;
-	}
 	cqrs_dead_letter_park(parking->projection->id, &letter);
 	if (!parking->skip)
 		blocked_add(parking->blocked, key);

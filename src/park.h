@@ -18,8 +18,8 @@ extern TimestampTz cqrs_park_next_retry(int attempts);
 extern bool cqrs_park_may(const CqrsProjection *projection, const ErrorData *error);
 extern bool cqrs_park_may_isolate(const CqrsProjection *projection, const ErrorData *error,
 								  int nevents);
-extern void cqrs_park_hold_back(CqrsProjection *projection, CqrsBatch *batch,
-								CqrsApplied *applied);
+extern ErrorData *cqrs_park_hold_back(CqrsProjection *projection, CqrsBatch *batch,
+									  CqrsApplied *applied, CqrsPatience patience);
 extern ErrorData *cqrs_park_isolate(CqrsProjection *projection, CqrsBatch *batch,
 									CqrsApplied *applied, CqrsPatience patience);
 extern int	cqrs_park_errhint(const CqrsProjection *projection);

@@ -230,7 +230,7 @@ void
 cqrs_registry_record_stop(int32 id, const char *error)
 {
 	static CqrsQuery query = {
-		.sql = "UPDATE cqrs.registry SET state = 'stopped', next_retry_at = NULL,"
+		.sql = "UPDATE cqrs.registry SET state = 'stopped', retries = 0, next_retry_at = NULL,"
 		" inline_in = " INLINE_BEFORE ","
 		" last_error = $2, last_error_at = clock_timestamp() WHERE id = $1",
 		.nargs = 2,

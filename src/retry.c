@@ -10,6 +10,7 @@
 #include "postgres.h"
 
 #include "miscadmin.h"
+#include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "dead_letter.h"
@@ -20,6 +21,9 @@
 
 /* events of a queue that are applied at once */
 #define QUEUE_CHUNK 1000
+
+/* generations of events that handlers, inline, may put behind those that they handle */
+#define MAX_ROUNDS 1000
 
 /* what was applied of a part of a queue */
 typedef struct Retried
@@ -41,70 +45,81 @@ static void retry_tell(const CqrsProjection *projection, const Retried *retried)
 
 /*
  * Apply a key's parked events in position order, those that were skipped if asked
- * for, in the current transaction, up to the first that fails again. Returns how
- * many were applied, or are not wanted any more; they are parked no longer. *error
- * is set to why it could not go on for a reason that is not the event's; what was
+ * for, in the current transaction, up to the first that fails again, and what
+ * handlers put behind them meanwhile. Adds to the outcome how many left the queue and
+ * how many of these were applied: others are not wanted any more. Its error is
+ * set to why it could not go on for a reason that is not the event's; what was
  * applied before stays so if the transaction commits.
  */
-int64
+void
 cqrs_retry_key(CqrsProjection *projection, const text *key, bool skipped,
-			   CqrsPatience patience, ErrorData **error)
+			   CqrsPatience patience, CqrsRetryOutcome *outcome)
 {
+	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "cqrs_views retry",
+												  ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(context);
 	int64	   *positions = palloc(QUEUE_CHUNK * sizeof(int64));
 	int		   *attempts = palloc(QUEUE_CHUNK * sizeof(int));
-	int64		total = 0;
 	int			length;
-	int64		applied;
+	int64		left;
 
-	*error = NULL;
-	do
+	for (int round = 0; round < MAX_ROUNDS; round += length < QUEUE_CHUNK)
 	{
-		CqrsBatch  *batch = cqrs_event_batch_create(false);
+		CqrsBatch  *batch;
 		Retried		retried = {0};
 
 		CHECK_FOR_INTERRUPTS();
 		length = cqrs_dead_letter_queue(projection->id, key, skipped, QUEUE_CHUNK, positions,
 										attempts);
+		if (length == 0)
+			break;
+		batch = cqrs_event_batch_create(false);
 		cqrs_outbox_read_positions(batch, positions, length);
-		if (retry_apply(projection, batch, 0, batch->nevents, &retried) == NULL)
+		if (length > 1 &&
+			retry_apply(projection, batch, 0, batch->nevents, &retried) == NULL)
 		{
 			cqrs_dead_letter_remove(projection->id, positions, length);
-			applied = length;
+			left = length;
 		}
 		else
-			applied = retry_one_by_one(projection, key, batch, attempts, patience, &retried,
-									   error);
+			left = retry_one_by_one(projection, key, batch, attempts, patience, &retried,
+									&outcome->error);
 		retry_tell(projection, &retried);
-		total += applied;
+		outcome->left += left;
+		outcome->applied += retried.nevents;
 		cqrs_event_batch_free(batch);
-	} while (length == QUEUE_CHUNK && applied == length && *error == NULL);
-	return total;
+		if (left < length || outcome->error != NULL)
+			break;
+	}
+	MemoryContextSwitchTo(old);
+
+	/* the error is in there */
+	if (outcome->error == NULL)
+		MemoryContextDelete(context);
 }
 
 /*
  * The same for all keys whose time has come; for some of them only where handlers
  * run into the timeout, so that it ends, and what is new has its turn.
  */
-int64
-cqrs_retry_due(CqrsProjection *projection, CqrsPatience patience, ErrorData **error)
+void
+cqrs_retry_due(CqrsProjection *projection, CqrsPatience patience, CqrsRetryOutcome *outcome)
 {
-	int64		total = 0;
 	TimestampTz started = GetCurrentTimestamp();
 	ListCell   *lc;
 
-	*error = NULL;
 	foreach(lc, cqrs_dead_letter_keys(projection->id, started))
 	{
-		total += cqrs_retry_key(projection, lfirst(lc), false, patience, error);
-		if (*error != NULL)
-			return total;
-		if (cqrs_guc_handler_timeout > 0 &&
-			TimestampDifferenceExceeds(started, GetCurrentTimestamp(), cqrs_guc_handler_timeout))
+		cqrs_retry_key(projection, lfirst(lc), false, patience, outcome);
+		if (outcome->error != NULL ||
+			(cqrs_guc_handler_timeout > 0 &&
+			 TimestampDifferenceExceeds(started, GetCurrentTimestamp(),
+										cqrs_guc_handler_timeout)))
 			break;
 	}
-	return total;
 }
 
+/* Returns how many left the queue. */
 static int64
 retry_one_by_one(CqrsProjection *projection, const text *key, CqrsBatch *batch,
 				 const int *attempts, CqrsPatience patience, Retried *retried,
@@ -138,16 +153,19 @@ retry_one_by_one(CqrsProjection *projection, const text *key, CqrsBatch *batch,
 	return applied;
 }
 
-/* An event has failed again: note that, and whether there is another time. */
+/*
+ * An event has failed again: note that, and whether there is another time, which is
+ * its whole queue's. Whoever asks for a retry does not take workers' retries away.
+ */
 static void
 retry_failed(const CqrsProjection *projection, CqrsDeadLetter *letter, CqrsPatience patience)
 {
-	bool		again = patience == CQRS_PATIENCE_WORKER &&
-		letter->attempts <= cqrs_guc_max_retries;
+	bool		again = letter->attempts <= cqrs_guc_max_retries;
 
 	if (again)
 		letter->next_retry_at = cqrs_park_next_retry(letter->attempts);
 	cqrs_dead_letter_park(projection->id, letter);
+	cqrs_dead_letter_wait(projection->id, letter->key, letter->position);
 	if (!again && patience == CQRS_PATIENCE_WORKER)
 		ereport(LOG,
 				(errmsg("projection \"%s\" gives up the event at position " INT64_FORMAT " after %d attempts: %s",

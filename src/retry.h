@@ -7,9 +7,16 @@
 
 #include "park.h"
 
-extern int64 cqrs_retry_key(CqrsProjection *projection, const text *key, bool skipped,
-							CqrsPatience patience, ErrorData **error);
-extern int64 cqrs_retry_due(CqrsProjection *projection, CqrsPatience patience,
-							ErrorData **error);
+typedef struct CqrsRetryOutcome
+{
+	int64		left;			/* events that are parked no longer */
+	int64		applied;		/* of them */
+	ErrorData  *error;			/* why it could not go on, if no event is to blame; or NULL */
+} CqrsRetryOutcome;
+
+extern void cqrs_retry_key(CqrsProjection *projection, const text *key, bool skipped,
+						   CqrsPatience patience, CqrsRetryOutcome *outcome);
+extern void cqrs_retry_due(CqrsProjection *projection, CqrsPatience patience,
+						   CqrsRetryOutcome *outcome);
 
 #endif							/* CQRS_RETRY_H */

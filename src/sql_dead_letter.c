@@ -36,8 +36,9 @@ Datum
 cqrs_sql_retry_dead_letters(PG_FUNCTION_ARGS)
 {
 	CqrsProjection *projection = cqrs_sql_arg_projection(fcinfo);
+	CqrsRetryOutcome outcome = {0};
+	CqrsCheckpoint *checkpoint;
 	List	   *keys;
-	int64		total = 0;
 	ListCell   *lc;
 
 	cqrs_mode_require_clean_transaction("retry dead letters");
@@ -46,19 +47,19 @@ cqrs_sql_retry_dead_letters(PG_FUNCTION_ARGS)
 	keys = PG_ARGISNULL(1) ? cqrs_dead_letter_keys(projection->id, 0) :
 		list_make1(PG_GETARG_TEXT_PP(1));
 	PushActiveSnapshot(GetLatestSnapshot());
+	checkpoint = cqrs_checkpoint_read(projection->id);
+	cqrs_checkpoint_refuse_missing(checkpoint);
 	foreach(lc, keys)
 	{
-		ErrorData  *error;
-
-		total += cqrs_retry_key(projection, lfirst(lc), true, CQRS_PATIENCE_NONE, &error);
-		if (error != NULL)
-			ReThrowError(error);
+		cqrs_retry_key(projection, lfirst(lc), true, CQRS_PATIENCE_NONE, &outcome);
+		if (outcome.error != NULL)
+			ReThrowError(outcome.error);
 	}
-	if (total > 0)
-		cqrs_checkpoint_advance(cqrs_checkpoint_read(projection->id), total);
+	if (outcome.applied > 0)
+		cqrs_checkpoint_advance(checkpoint, outcome.applied);
 	PopActiveSnapshot();
 	note_and_wake(projection);
-	PG_RETURN_INT64(total);
+	PG_RETURN_INT64(outcome.left);
 }
 
 /*

@@ -123,6 +123,7 @@ static void worker_loop(void);
 static void worker_rest(TimestampTz since, int64 rest);
 static PassOutcome worker_pass(void);
 static int	worker_choose(CqrsMember *members, CqrsProjection **projections, int *round);
+static bool worker_retries(const CqrsProjection *projection);
 static int	worker_round(int nquick, int share, int nalone);
 static int	worker_share(int n);
 static CqrsMember worker_member(const CqrsProjection *projection);
@@ -341,7 +342,7 @@ worker_pass(void)
 /*
  * Choose the projections of a pass: all active ones that are quick, or a share
  * of them where they are too many or this is not the only worker; or one that is
- * not quick. The two kinds alternate, and each time it is others' turn. Returns
+ * not quick, or may not be, since it retries. The two kinds alternate, and each time it is others' turn. Returns
  * their number, and in *round that of the passes until all had a turn.
  */
 static int
@@ -358,7 +359,7 @@ worker_choose(CqrsMember *members, CqrsProjection **projections, int *round)
 
 		if (!cqrs_projection_is_active(projection))
 			continue;
-		if (worker_limit(projection->id)->alone)
+		if (worker_limit(projection->id)->alone || worker_retries(projection))
 			alone = lappend(alone, projection);
 		else
 			quick = lappend(quick, projection);
@@ -383,6 +384,14 @@ worker_choose(CqrsMember *members, CqrsProjection **projections, int *round)
 	if (share < list_length(quick))
 		start_turn += share;
 	return share;
+}
+
+/* Are events due to be retried that were put aside? Who hangs at one will again. */
+static bool
+worker_retries(const CqrsProjection *projection)
+{
+	return projection->parked_retry_at != 0 &&
+		projection->parked_retry_at <= GetCurrentTimestamp();
 }
 
 /*
