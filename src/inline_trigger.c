@@ -31,7 +31,8 @@
  * Under repeatable read, the handler's statements see the transaction's snapshot,
  * which may be older than the lock. An update of a row that has changed since
  * fails by itself; what only reads it would be computed from the past, and nobody
- * would know. So if events of the same keys have been applied since, the publisher
+ * would know. So if events of the same keys have been applied since, be it that they
+ * were published, or retried, or processed while it was paused or async, the publisher
  * gets a serialization failure, to be retried. Under serializable the server sees
  * to that, among serializable transactions, as for any SQL.
  */
@@ -49,6 +50,7 @@
 
 #include "apply.h"
 #include "checkpoint.h"
+#include "dead_letter.h"
 #include "era.h"
 #include "handler.h"
 #include "inline_trigger.h"
@@ -59,6 +61,7 @@
 #include "park.h"
 #include "projection.h"
 #include "query.h"
+#include "registry.h"
 
 /* events of a statement that are in memory at once */
 #define MAX_CHUNK_EVENTS 10000
@@ -73,6 +76,16 @@ PG_FUNCTION_INFO_V1(cqrs_inline_trigger_apply);
 static bool inside = false;
 static int64 published_inside = PG_INT64_MAX;
 
+/* what a snapshot shows of a projection */
+typedef struct Standing
+{
+	Datum		snapshot;		/* itself */
+	bool		known;			/* is it there? Then */
+	ItemPointerData version;	/* of its definition */
+	int64	   *parked;			/* positions, in their order */
+	int			nparked;
+} Standing;
+
 static List *inline_projections(void);
 static void inline_apply(TriggerData *trigdata, List *projections);
 static int64 inline_lowest_position(TriggerData *trigdata);
@@ -83,6 +96,10 @@ static void inline_apply_chunk(CqrsProjection *projection, CqrsBatch *batch, boo
 static bool inline_row_lock_does(const CqrsProjection *projection, const CqrsApplied *applied);
 static void inline_lock(CqrsProjection *projection, const CqrsApplied *applied, bool many);
 static void inline_check_snapshot(CqrsProjection *projection, const CqrsApplied *applied);
+static Standing inline_standing(const CqrsProjection *projection);
+static bool inline_has_moved(Standing *then, Standing *now);
+static bool inline_shares_keys(CqrsProjection *projection, CqrsBatch *batch,
+							   const CqrsApplied *applied);
 static int	hash_keys(CqrsProjection *projection, const CqrsApplied *applied, uint32 **hashes);
 static int	hash_compare(const void *a, const void *b);
 
@@ -321,33 +338,21 @@ inline_check_snapshot(CqrsProjection *projection, const CqrsApplied *applied)
 {
 	CqrsReadLimit limit = {.events = MAX_CHUNK_EVENTS,.bytes = MAX_CHUNK_BYTES};
 	CqrsBatch  *batch = cqrs_event_batch_create(false);
-	CqrsApplied concurrent = {0};
 	bool		conflict;
-	uint32	   *hashes;
-	int			nhashes = hash_keys(projection, applied, &hashes);
-	CqrsWalk	then = {.first = cqrs_era_first_position()};
-	Datum		now;
+	CqrsWalk	walk = {.first = cqrs_era_first_position()};
+	Standing	then;
+	Standing	now;
 
 	PushActiveSnapshot(GetTransactionSnapshot());
-	then.done = cqrs_checkpoint_current_snapshot();
+	then = inline_standing(projection);
 	PopActiveSnapshot();
 	PushActiveSnapshot(GetLatestSnapshot());
-	now = cqrs_checkpoint_current_snapshot();
-	conflict = !cqrs_outbox_read_interval(batch, &then, now, limit);
+	now = inline_standing(projection);
+	walk.done = then.snapshot;
+	conflict = inline_has_moved(&then, &now) ||
+		!cqrs_outbox_read_interval(batch, &walk, now.snapshot, limit) ||
+		inline_shares_keys(projection, batch, applied);
 	PopActiveSnapshot();
-
-	cqrs_apply_select(projection, batch, &concurrent);
-	if (concurrent.nevents > 0)
-	{
-		uint32	   *others;
-		int			nothers;
-
-		cqrs_apply_hash_keys(projection, batch, &concurrent);
-		nothers = hash_keys(projection, &concurrent, &others);
-		for (int i = 0; i < nothers && !conflict; i++)
-			conflict = bsearch(&others[i], hashes, nhashes, sizeof(uint32),
-							   hash_compare) != NULL;
-	}
 	if (conflict)
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
@@ -356,6 +361,55 @@ inline_check_snapshot(CqrsProjection *projection, const CqrsApplied *applied)
 						   NameStr(projection->name)),
 				 errhint("The transaction might succeed if retried.")));
 	cqrs_event_batch_free(batch);
+}
+
+/* Where a projection stands under the active snapshot. */
+static Standing
+inline_standing(const CqrsProjection *projection)
+{
+	Standing	standing = {.snapshot = cqrs_checkpoint_current_snapshot()};
+
+	standing.known = cqrs_registry_row_version(projection->id, &standing.version);
+	standing.parked = cqrs_dead_letter_positions(projection->id, &standing.nparked);
+	return standing;
+}
+
+/*
+ * Have others applied events that had been published before? Whoever resumes a
+ * projection or makes it inline writes its definition; what is retried is parked no
+ * longer.
+ */
+static bool
+inline_has_moved(Standing *then, Standing *now)
+{
+	int			found = 0;
+
+	if (!then->known || !now->known || !ItemPointerEquals(&then->version, &now->version))
+		return true;
+	for (int i = 0; i < now->nparked && found < then->nparked; i++)
+		found += now->parked[i] == then->parked[found];
+	return found < then->nparked;
+}
+
+/* Do any events have keys that the applied ones have? */
+static bool
+inline_shares_keys(CqrsProjection *projection, CqrsBatch *batch, const CqrsApplied *applied)
+{
+	CqrsApplied concurrent;
+	bool		shares = false;
+	uint32	   *hashes;
+	uint32	   *others;
+	int			nhashes = hash_keys(projection, applied, &hashes);
+	int			nothers;
+
+	cqrs_apply_select(projection, batch, &concurrent);
+	if (concurrent.nevents == 0)
+		return false;
+	cqrs_apply_hash_keys(projection, batch, &concurrent);
+	nothers = hash_keys(projection, &concurrent, &others);
+	for (int i = 0; i < nothers && !shares; i++)
+		shares = bsearch(&others[i], hashes, nhashes, sizeof(uint32), hash_compare) != NULL;
+	return shares;
 }
 
 /* The distinct hashes of keys, sorted, in *hashes. Returns their number. */

@@ -36,6 +36,7 @@ static void fill_changeable(const CqrsProjectionColumns *columns, Datum *args, c
 static void fill_text(const char *value, int argno, Datum *args, char *nulls);
 static void change_row(CqrsQuery *query, Datum *args, const char *nulls);
 static bool change_read_id(TupleTableSlot *slot, void *arg);
+static bool read_version(TupleTableSlot *slot, void *arg);
 
 /*
  * Insert a row, with the session's current settings. Returns its id. Throws
@@ -258,6 +259,24 @@ cqrs_registry_record_retry(int32 id, const char *error, TimestampTz next_retry_a
 	change_row(&query, args, NULL);
 }
 
+/*
+ * Which version of a projection's row does the active snapshot show? Returns false
+ * where it shows none.
+ */
+bool
+cqrs_registry_row_version(int32 id, ItemPointer version)
+{
+	static CqrsQuery query = {
+		.sql = "SELECT ctid FROM cqrs.registry WHERE id = $1",
+		.flags = CQRS_QUERY_ACTIVE,
+		.nargs = 1,
+		.argtypes = {INT4OID}
+	};
+	Datum		arg = Int32GetDatum(id);
+
+	return cqrs_query_run(&query, &arg, NULL, read_version, version) > 0;
+}
+
 /* A batch worked after retries. The last error stays, as history. */
 void
 cqrs_registry_record_recovery(int32 id)
@@ -337,5 +356,14 @@ change_read_id(TupleTableSlot *slot, void *arg)
 	bool		isnull;
 
 	*(int32 *) arg = DatumGetInt32(slot_getattr(slot, 1, &isnull));
+	return true;
+}
+
+static bool
+read_version(TupleTableSlot *slot, void *arg)
+{
+	bool		isnull;
+
+	*(ItemPointer) arg = *(ItemPointer) DatumGetPointer(slot_getattr(slot, 1, &isnull));
 	return true;
 }
