@@ -32,6 +32,14 @@ SELECT cqrs.resume_projection('totals');
 CALL cqrs.catch_up('totals');
 TABLE totals;
 SELECT cqrs.drop_projection('totals', drop_read_tables => true);
+
+-- a trigger of the owner's that keeps a row from being written, since nothing would change
+SELECT cqrs.create_view('latest', $$ SELECT payload->>'k' AS k, cqrs.last(payload->>'t') AS t FROM events GROUP BY 1 $$, mode => 'inline');
+CREATE TRIGGER only_changes BEFORE UPDATE ON latest FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger();
+SELECT publish(), publish();
+SELECT cqrs.publish('T', 'a', 'E', '{"k": "a", "t": "C"}') > 0 AS published;
+TABLE latest;
+SELECT cqrs.drop_projection('latest', drop_read_tables => true);
 DROP FUNCTION publish;
 DROP PROCEDURE let_it_stop;
 DROP EXTENSION cqrs_views;

@@ -32,7 +32,8 @@
 typedef struct Keys
 {
 	MemoryContext context;
-	bool		kept;			/* does the statement say whether it kept all? */
+	const CqrsMaintained *maintained;
+	bool		kept;			/* does the statement say whether it wrote all? */
 	int			nkeys;
 	int			capacity;
 	Size		bytes;
@@ -94,7 +95,9 @@ handler_view_apply(CqrsHandlerCall *call)
 	CqrsMaintained *maintained = cqrs_view_cache_get(call->projection);
 	bool		tell = call->tell && maintained->view->shows_key;
 	MemoryContext old = MemoryContextSwitchTo(call->batch->context);
-	Keys		keys = {.context = call->batch->context,.capacity = 64};
+	Keys		keys = {
+		.context = call->batch->context,.maintained = maintained,.capacity = 64
+	};
 	CqrsRowFn	row_fn;
 
 	keys.keys = palloc(keys.capacity * sizeof(text *));
@@ -330,7 +333,8 @@ hash_add(int i, Datum value, bool isnull, void *arg)
 
 /*
  * Remember a key, until there are more than can be told. Throws where somebody has
- * written to a group at the same time, which locks should have kept him from.
+ * written to a group at the same time, which locks should have kept him from; where
+ * triggers keep rows from being written, that can't be told.
  */
 static bool
 view_collect_key(TupleTableSlot *slot, void *arg)
@@ -340,7 +344,8 @@ view_collect_key(TupleTableSlot *slot, void *arg)
 	bool		isnull;
 	Datum		value;
 
-	if (keys->kept && keys->nkeys == 0 && !DatumGetBool(slot_getattr(slot, 2, &isnull)))
+	if (keys->kept && keys->nkeys == 0 && !keys->maintained->may_pass_over &&
+		!DatumGetBool(slot_getattr(slot, 2, &isnull)))
 		ereport(ERROR,
 				(errcode(ERRCODE_T_R_SERIALIZATION_FAILURE),
 				 errmsg("could not serialize access due to concurrent events"),

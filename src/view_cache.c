@@ -186,6 +186,7 @@ view_make(CqrsMaintained *maintained, const CqrsProjection *projection)
 		maintained->filtered[i] = !filters[i]->all;
 	maintained->view = cqrs_view_parse(projection->query);
 	cqrs_view_table_check(maintained->view, &maintained->tables);
+	maintained->may_pass_over = cqrs_view_table_has_deciding_triggers(maintained->tables.read_table);
 	view_make_queries(maintained, maintained->apply, maintained->range, false);
 	view_make_queries(maintained, maintained->apply_telling, maintained->range_telling, true);
 	MemoryContextSwitchTo(old);

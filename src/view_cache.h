@@ -30,6 +30,7 @@ typedef struct CqrsMaintained
 	uint64		types_checked;	/* the types, at this count of their changes */
 	MemoryContext context;		/* of all that is below */
 	CqrsView   *view;
+	bool		may_pass_over;	/* may a trigger keep a row from being written? */
 	CqrsQuery	apply[CQRS_QUERY_SIZE_CLASSES];
 	CqrsQuery	apply_telling[CQRS_QUERY_SIZE_CLASSES]; /* the keys */
 	CqrsQuery	range[2][2];	/* of any rows, and whole; long, and short */

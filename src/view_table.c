@@ -107,6 +107,21 @@ cqrs_view_table_check(const CqrsView *view, const CqrsViewTables *tables)
 		check_key(view, tables->state_table, true);
 }
 
+/*
+ * Do triggers of its owner's decide whether a row is written to a view's read table, which
+ * is locked?
+ */
+bool
+cqrs_view_table_has_deciding_triggers(Oid read_table)
+{
+	Relation	rel = table_open(read_table, NoLock);
+	bool		result = rel->trigdesc != NULL &&
+		(rel->trigdesc->trig_insert_before_row || rel->trigdesc->trig_update_before_row);
+
+	table_close(rel, NoLock);
+	return result;
+}
+
 /* Do batches update rows of the read table, or only append to it? */
 static bool
 table_is_updated(const CqrsView *view)
