@@ -69,6 +69,17 @@ typedef struct Evaluation
 	bool	   *nulls;
 } Evaluation;
 
+/* a row that is made of its JSON text again */
+typedef struct Rereading
+{
+	CqrsAttachment *attachment;
+	Relation	rel;
+	text	   *json;
+	CqrsQuery	query;
+	HeapTuple	row;
+} Rereading;
+
+static ErrorData *reread_row(void *arg);
 static const CqrsMapping *mapping_of(CqrsAttachment *attachment);
 static Expr *mapping_parse_entry(Relation rel, int entry, const char *text, CqrsMapping *mapping);
 static bool find_own_code(Node *node, void *context);
@@ -168,35 +179,69 @@ cqrs_mapping_row_to_json(CqrsAttachment *attachment, Relation rel, HeapTuple row
 	return DatumGetTextPP(result);
 }
 
-/* The reverse: columns that there were not then are NULL. */
-HeapTuple
-cqrs_mapping_row_from_json(CqrsAttachment *attachment, Relation rel, text *json)
+/*
+ * The reverse: columns that there were not then are NULL. Returns NULL, or the error,
+ * where the table has columns by now that the row does not fit into.
+ */
+ErrorData *
+cqrs_mapping_row_from_json(CqrsAttachment *attachment, Relation rel, text *json, HeapTuple *row)
 {
-	CqrsQuery	query = {
-		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_IN_PLACE,
-		.nargs = 1,
-		.argtypes = {TEXTOID}
+	Rereading	rereading = {
+		.attachment = attachment,.rel = rel,.json = json,
+		.query = {
+			.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_IN_PLACE,
+			.nargs = 1,
+			.argtypes = {TEXTOID}
+		}
 	};
-	Datum		arg = PointerGetDatum(json);
+	ErrorData  *error;
+
+	rereading.query.sql =
+		psprintf("SELECT pg_catalog.json_populate_record(NULL::%s, $1::pg_catalog.json)",
+				 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
+											RelationGetRelationName(rel)));
+	error = cqrs_apply_as_whole(reread_row, &rereading);
+	cqrs_query_forget(&rereading.query);
+	if (error != NULL && cqrs_apply_error_is_transient(error))
+		ReThrowError(error);
+	*row = rereading.row;
+	return error;
+}
+
+/* Do a Rereading. Returns NULL, or the error; then there is something to roll back. */
+static ErrorData *
+reread_row(void *arg)
+{
+	Rereading  *rereading = (Rereading *) arg;
+	MemoryContext context = CurrentMemoryContext;
+	Datum		json = PointerGetDatum(rereading->json);
 	Datum		record = (Datum) 0;
 	CqrsUserContext user;
-	HeapTupleHeader header;
 	HeapTupleData tuple = {0};
+	ErrorData  *volatile error = NULL;
 
-	query.sql = psprintf("SELECT pg_catalog.json_populate_record(NULL::%s, $1::pg_catalog.json)",
-						 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
-													RelationGetRelationName(rel)));
-	enter_owner(attachment, &user);
-	cqrs_query_run(&query, &arg, NULL, keep_row, &record);
-	cqrs_query_forget(&query);
-	cqrs_query_leave_user(&user);
+	PG_TRY();
+	{
+		enter_owner(rereading->attachment, &user);
+		cqrs_query_run(&rereading->query, &json, NULL, keep_row, &record);
+		cqrs_query_leave_user(&user);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	if (error != NULL)
+		return error;
 
-	header = DatumGetHeapTupleHeader(record);
-	tuple.t_len = HeapTupleHeaderGetDatumLength(header);
+	tuple.t_data = DatumGetHeapTupleHeader(record);
+	tuple.t_len = HeapTupleHeaderGetDatumLength(tuple.t_data);
 	ItemPointerSetInvalid(&tuple.t_self);
-	tuple.t_tableOid = RelationGetRelid(rel);
-	tuple.t_data = header;
-	return heap_copytuple(&tuple);
+	tuple.t_tableOid = RelationGetRelid(rereading->rel);
+	rereading->row = heap_copytuple(&tuple);
+	return NULL;
 }
 
 /*

@@ -494,25 +494,31 @@ retry_row(Receiving *receiving, CqrsParkedRow *row, List **blocked)
 
 	if (row->key != NULL && is_blocked(*blocked, row->key))
 		return false;
-	tuple = cqrs_mapping_row_from_json(receiving->attachment, receiving->rel, row->row);
-	mapped = cqrs_mapping_map(receiving->attachment, receiving->rel, &tuple, 1);
-	if (mapped->key != NULL)
-		row->key = mapped->key;
-	if (!mapped->wanted)
-		cqrs_parked_row_remove(row->number);
-	else if (mapped->error == NULL && !is_blocked(*blocked, row->key))
-		retry_settle(receiving, row, mapped);
-	else
+	row->error = cqrs_mapping_row_from_json(receiving->attachment, receiving->rel, row->row,
+											&tuple);
+	if (row->error == NULL)
 	{
+		mapped = cqrs_mapping_map(receiving->attachment, receiving->rel, &tuple, 1);
 		row->error = mapped->error;
-		if (row->error != NULL)
-			row->attempts++;
-		cqrs_parked_row_update(row);
-		if (row->key != NULL)
-			*blocked = lappend(*blocked, row->key);
-		return false;
+		if (mapped->key != NULL)
+			row->key = mapped->key;
+		if (!mapped->wanted)
+		{
+			cqrs_parked_row_remove(row->number);
+			return true;
+		}
+		if (row->error == NULL && !is_blocked(*blocked, row->key))
+		{
+			retry_settle(receiving, row, mapped);
+			return true;
+		}
 	}
-	return true;
+	if (row->error != NULL)
+		row->attempts++;
+	cqrs_parked_row_update(row);
+	if (row->key != NULL)
+		*blocked = lappend(*blocked, row->key);
+	return false;
 }
 
 /* A row can be mapped now: it becomes an event, or is found to be one already. */
