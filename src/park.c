@@ -75,6 +75,7 @@ static void parking_compute_keys(Parking *parking, CqrsEvent **events, int neven
 static void parking_apply(Parking *parking, int first, int nevents);
 static int	parking_parts(const ErrorData *error, int nevents, int *next);
 static bool parking_has_enough(Parking *parking, ErrorData *error);
+static void parking_note(Parking *parking);
 static ErrorData *parking_try_keys(Parking *parking, CqrsEvent **events, int nevents);
 static ErrorData *parking_try(Parking *parking, CqrsEvent **events, text **keys, int nevents);
 static void parking_one(Parking *parking, CqrsEvent *event, bool keyed, text *key,
@@ -149,8 +150,7 @@ cqrs_park_hold_back(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *a
 	applied->events = parking->events;
 	applied->keys = parking->keys;
 	applied->nkeys = applied->nevents;
-	if (parking->cause != NULL)
-		cqrs_park_note(projection, parking->cause);
+	parking_note(parking);
 	return NULL;
 }
 
@@ -182,16 +182,7 @@ cqrs_park_isolate(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *app
 	applied->nrejected += parking->nrejected;
 	applied->keys = parking->done_keys;
 	applied->nkeys = parking->ndone;
-	if (parking->cause != NULL)
-	{
-		cqrs_park_note(projection, parking->cause);
-		ereport(LOG,
-				(errmsg("projection \"%s\" put %d events aside, first that at position " INT64_FORMAT ": %s",
-						NameStr(projection->name), parking->nparked, parking->position,
-						parking->cause->message),
-				 cqrs_park_errhint(projection),
-				 errhidestmt(true)));
-	}
+	parking_note(parking);
 	return NULL;
 }
 
@@ -356,6 +347,23 @@ parking_has_enough(Parking *parking, ErrorData *error)
 	error->hint = psprintf("The handler does so again and again. Mend it, raise cqrs_views.handler_timeout, or take smaller batches: SELECT cqrs.alter_projection(%s, batch_size => 1);",
 						   quote_literal_cstr(NameStr(parking->projection->name)));
 	return true;
+}
+
+/* Note, and say, what was put aside for an error. */
+static void
+parking_note(Parking *parking)
+{
+	CqrsProjection *projection = parking->projection;
+
+	if (parking->cause == NULL)
+		return;
+	cqrs_park_note(projection, parking->cause);
+	ereport(LOG,
+			(errmsg("projection \"%s\" put %d events aside, first that at position " INT64_FORMAT ": %s",
+					NameStr(projection->name), parking->nparked, parking->position,
+					parking->cause->message),
+			 cqrs_park_errhint(projection),
+			 errhidestmt(true)));
 }
 
 /* Compute the keys of some events, of all or none. Returns NULL or the error. */
