@@ -128,6 +128,22 @@ cqrs_dead_letter_error_args(const ErrorData *error, Datum *args, char *nulls)
 		nulls[2] = 'n';
 }
 
+/* Do events of the key have to wait? */
+bool
+cqrs_dead_letter_blocks(int32 projection, const text *key)
+{
+	static CqrsQuery query = {
+		.sql = "SELECT FROM cqrs.parked" OF_KEY " AND blocks LIMIT 1",
+		.flags = CQRS_QUERY_LATEST,
+		.nargs = 2,
+		.argtypes = {INT4OID, TEXTOID}
+	};
+	char		nulls[2] = {' ', ' '};
+	Datum		args[2] = {Int32GetDatum(projection), key_datum(key, &nulls[1])};
+
+	return cqrs_query_run(&query, args, nulls, NULL, NULL) > 0;
+}
+
 /* The keys whose events have to wait: a list of text, NULL for that key. */
 List *
 cqrs_dead_letter_blocked_keys(int32 projection)

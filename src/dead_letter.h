@@ -33,6 +33,7 @@ typedef struct CqrsParked
 extern void cqrs_dead_letter_park(int32 projection, const CqrsDeadLetter *letter);
 extern void cqrs_dead_letter_wait(int32 projection, const text *key, int64 position);
 extern void cqrs_dead_letter_error_args(const ErrorData *error, Datum *args, char *nulls);
+extern bool cqrs_dead_letter_blocks(int32 projection, const text *key);
 extern List *cqrs_dead_letter_blocked_keys(int32 projection);
 extern List *cqrs_dead_letter_keys(int32 projection, TimestampTz due);
 extern int	cqrs_dead_letter_queue(int32 projection, const text *key, bool skipped, int limit,

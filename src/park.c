@@ -34,6 +34,9 @@
 /* into so many parts goes a batch that ran into the timeout, */
 #define TIMEOUT_PARTS 16
 
+/* so many keys are looked up one by one; for more, all that are blocked are read */
+#define FEW_KEYS 10
+
 /* so often may one batch do so: enough for several culprits */
 #define MAX_TIMEOUTS_OF_BATCH 20
 
@@ -71,6 +74,7 @@ typedef struct Parking
 static Parking *parking_begin(CqrsProjection *projection, CqrsBatch *batch,
 							  const CqrsApplied *applied, CqrsPatience patience);
 static ErrorData *parking_isolate(void *arg);
+static void parking_find_blocked(Parking *parking);
 static void parking_compute_keys(Parking *parking, CqrsEvent **events, int nevents);
 static void parking_apply(Parking *parking, int first, int nevents);
 static int	parking_parts(const ErrorData *error, int nevents, int *next);
@@ -145,6 +149,7 @@ cqrs_park_hold_back(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *a
 	parking_compute_keys(parking, applied->events, applied->nevents);
 	if (parking->error != NULL)
 		return parking->error;
+	parking_find_blocked(parking);
 	applied->nevents = parking_hold_back(parking, 0, parking->nevents);
 	applied->nrejected += parking->nrejected;
 	applied->events = parking->events;
@@ -221,7 +226,6 @@ parking_begin(CqrsProjection *projection, CqrsBatch *batch, const CqrsApplied *a
 	HASHCTL		info = {
 		.keysize = sizeof(uint64),.entrysize = sizeof(BlockedKeys),.hcxt = batch->context
 	};
-	ListCell   *lc;
 
 	parking->projection = projection;
 	parking->batch = batch;
@@ -233,9 +237,6 @@ parking_begin(CqrsProjection *projection, CqrsBatch *batch, const CqrsApplied *a
 	parking->done_keys = palloc(applied->nevents * sizeof(text *));
 	parking->blocked = hash_create("cqrs_views blocked keys", 64, &info,
 								   HASH_ELEM | HASH_BLOBS | HASH_CONTEXT);
-	if (projection->parked)
-		foreach(lc, cqrs_dead_letter_blocked_keys(projection->id))
-			blocked_add(parking->blocked, lfirst(lc));
 	MemoryContextSwitchTo(old);
 	return parking;
 }
@@ -247,9 +248,31 @@ parking_isolate(void *arg)
 	Parking    *parking = (Parking *) arg;
 
 	parking_compute_keys(parking, parking->given, parking->ngiven);
-	if (parking->error == NULL)
-		parking_apply(parking, 0, parking_hold_back(parking, 0, parking->nevents));
+	if (parking->error != NULL)
+		return parking->error;
+	parking_find_blocked(parking);
+	parking_apply(parking, 0, parking_hold_back(parking, 0, parking->nevents));
 	return parking->error;
+}
+
+/* Which of the keys have events that were put aside before? */
+static void
+parking_find_blocked(Parking *parking)
+{
+	int32		projection = parking->projection->id;
+	ListCell   *lc;
+
+	if (!parking->projection->parked)
+		return;
+	if (parking->nevents <= FEW_KEYS)
+	{
+		for (int i = 0; i < parking->nevents; i++)
+			if (cqrs_dead_letter_blocks(projection, parking->keys[i]))
+				blocked_add(parking->blocked, parking->keys[i]);
+	}
+	else
+		foreach(lc, cqrs_dead_letter_blocked_keys(projection))
+			blocked_add(parking->blocked, lfirst(lc));
 }
 
 /*
