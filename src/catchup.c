@@ -194,10 +194,9 @@ catchup_apply(CqrsPassGroup *group, const CqrsCheckpoint *next, CqrsBatch *batch
 		CqrsMember *member = group->members[i];
 		CqrsProjection *projection = group->projections[i];
 		CqrsCheckpoint *checkpoint = group->checkpoints[i];
-		TimestampTz not_before;
 
 		member->nevents = batch->nevents;
-		not_before = cqrs_catchup_member_retry(member, projection, checkpoint, pass->policy);
+		cqrs_catchup_member_retry(member, projection, checkpoint, pass->policy);
 		if (member->error != NULL)
 			continue;
 
@@ -210,11 +209,11 @@ catchup_apply(CqrsPassGroup *group, const CqrsCheckpoint *next, CqrsBatch *batch
 			if (member->error != NULL)
 				continue;
 		}
-		else if (not_before == 0 && pass->policy != CQRS_ERROR_THROW)
+		else if (member->no_retry_before == 0 && pass->policy != CQRS_ERROR_THROW)
 			cqrs_catchup_member_recover(projection, checkpoint);
 		member->next_retry_at = cqrs_projection_get(member->projection)->parked_retry_at;
 		if (member->next_retry_at != 0)
-			member->next_retry_at = Max(member->next_retry_at, not_before);
+			member->next_retry_at = Max(member->next_retry_at, member->no_retry_before);
 		if (!member->more)
 			cqrs_catchup_member_arrive(member, projection);
 	}

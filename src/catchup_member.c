@@ -54,19 +54,26 @@ static CqrsPatience member_patience(CqrsErrorPolicy policy);
  * Try again what was put aside, where its time has come, before anything that
  * comes after it. Publishers of an inline projection must be out of the way: what
  * one has put behind can't be seen before it commits, and would be left there.
- * Where they can't be locked out, there is another time: returns that, or 0.
+ * Where they can't be locked out, there is another time, which the member is told.
  */
-TimestampTz
+void
 cqrs_catchup_member_retry(CqrsMember *member, CqrsProjection *projection,
 						  CqrsCheckpoint *checkpoint, CqrsErrorPolicy policy)
 {
 	CqrsRetryOutcome outcome = {0};
 
+	if (member->no_retry_before != 0 && member->no_retry_before > GetCurrentTimestamp())
+		return;
+	member->no_retry_before = 0;
 	if (projection->parked_retry_at == 0 || policy == CQRS_ERROR_THROW ||
 		projection->parked_retry_at > GetCurrentTimestamp())
-		return 0;
+		return;
 	if (cqrs_projection_is_inline(projection) && !cqrs_lock_gate_briefly(projection->id))
-		return TimestampTzPlusMilliseconds(GetCurrentTimestamp(), cqrs_guc_retry_delay);
+	{
+		member->no_retry_before = TimestampTzPlusMilliseconds(GetCurrentTimestamp(),
+															  cqrs_guc_retry_delay);
+		return;
+	}
 
 	cqrs_retry_due(projection, member_patience(policy), &outcome);
 	cqrs_park_note(projection, NULL);
@@ -78,7 +85,6 @@ cqrs_catchup_member_retry(CqrsMember *member, CqrsProjection *projection,
 		member->more = false;
 		cqrs_catchup_member_fail(member, projection, policy);
 	}
-	return 0;
 }
 
 /*

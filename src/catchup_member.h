@@ -37,6 +37,7 @@ typedef struct CqrsMember
 	int			limit;			/* in: events to read at once; 0 = its batch_size */
 	bool		turn;			/* in: postponed in the last pass, so take it now */
 	CqrsBegins	begins;			/* in: told of each batch before it is applied; or NULL */
+	TimestampTz no_retry_before;	/* in, out: publishers could not be locked out for one */
 	bool		locked;			/* out: it took part */
 	int			nevents;		/* out: events read, wanted or not */
 	bool		by_publishers;	/* out: they have applied them already */
@@ -48,9 +49,8 @@ typedef struct CqrsMember
 	TimestampTz next_retry_at;	/* out: 0 where it need not wait */
 } CqrsMember;
 
-extern TimestampTz cqrs_catchup_member_retry(CqrsMember *member, CqrsProjection *projection,
-											 CqrsCheckpoint *checkpoint,
-											 CqrsErrorPolicy policy);
+extern void cqrs_catchup_member_retry(CqrsMember *member, CqrsProjection *projection,
+									  CqrsCheckpoint *checkpoint, CqrsErrorPolicy policy);
 extern void cqrs_catchup_member_apply(CqrsMember *member, CqrsProjection *projection,
 									  CqrsCheckpoint *checkpoint, const CqrsCheckpoint *next,
 									  CqrsBatch *batch, CqrsErrorPolicy policy);

@@ -31,12 +31,11 @@ typedef struct KeyList
 	List	   *keys;
 } KeyList;
 
-/* the same for the head of a queue */
+/* the same for a part of a queue */
 typedef struct Queue
 {
 	int			length;
-	int64	   *positions;
-	int		   *attempts;
+	CqrsQueued *events;
 } Queue;
 
 /* positions on their way out of a query */
@@ -163,14 +162,15 @@ cqrs_dead_letter_blocked_keys(int32 projection)
 
 /*
  * The keys that have parked events, in the order of their first ones; with due,
- * those only that are to be tried again by then.
+ * those only that are to be tried again by then, in the order of when.
  */
 List *
 cqrs_dead_letter_keys(int32 projection, TimestampTz due)
 {
 	static CqrsQuery query = {
 		.sql = "SELECT key FROM cqrs.parked WHERE projection = $1"
-		" GROUP BY key HAVING $2 IS NULL OR min(next_retry_at) <= $2 ORDER BY min(position)",
+		" GROUP BY key HAVING $2 IS NULL OR min(next_retry_at) <= $2"
+		" ORDER BY CASE WHEN $2 IS NOT NULL THEN min(next_retry_at) END, min(position)",
 		.nargs = 2,
 		.argtypes = {INT4OID, TIMESTAMPTZOID}
 	};
@@ -182,28 +182,46 @@ cqrs_dead_letter_keys(int32 projection, TimestampTz due)
 }
 
 /*
- * The first events of a key's queue, up to limit, without those that were skipped
- * unless asked for. Returns how many there are.
+ * The next events of a key's queue after a position, up to limit, without those that
+ * were skipped unless asked for. Returns how many there are.
  */
 int
-cqrs_dead_letter_queue(int32 projection, const text *key, bool skipped, int limit,
-					   int64 *positions, int *attempts)
+cqrs_dead_letter_queue(int32 projection, const text *key, bool skipped, int64 after, int limit,
+					   CqrsQueued *events)
 {
 	static CqrsQuery query = {
-		.sql = "SELECT position, attempts FROM cqrs.parked" OF_KEY
-		" AND (blocks OR $3) ORDER BY position LIMIT $4",
-		.nargs = 4,
-		.argtypes = {INT4OID, TEXTOID, BOOLOID, INT4OID}
+		.sql = "SELECT position, attempts, blocks FROM cqrs.parked" OF_KEY
+		" AND (blocks OR $3) AND position > $4 ORDER BY position LIMIT $5",
+		.nargs = 5,
+		.argtypes = {INT4OID, TEXTOID, BOOLOID, INT8OID, INT4OID}
 	};
-	char		nulls[4] = {' ', ' ', ' ', ' '};
-	Datum		args[4] = {
+	char		nulls[5] = {' ', ' ', ' ', ' ', ' '};
+	Datum		args[5] = {
 		Int32GetDatum(projection), key_datum(key, &nulls[1]), BoolGetDatum(skipped),
-		Int32GetDatum(limit)
+		Int64GetDatum(after), Int32GetDatum(limit)
 	};
-	Queue		queue = {.positions = positions,.attempts = attempts};
+	Queue		queue = {.events = events};
 
 	cqrs_query_run(&query, args, nulls, read_queue, &queue);
 	return queue.length;
+}
+
+/* An event of the key NULL has another one by now, and waits behind that key's. */
+void
+cqrs_dead_letter_move(int32 projection, int64 position, const text *key)
+{
+	static CqrsQuery query = {
+		.sql = "UPDATE cqrs.parked SET key = $3, reason = 'behind', blocks = true,"
+		" sqlstate = NULL, message = NULL, context = NULL, attempts = 0, next_retry_at = NULL"
+		" WHERE projection = $1 AND position = $2",
+		.nargs = 3,
+		.argtypes = {INT4OID, INT8OID, TEXTOID}
+	};
+	Datum		args[3] = {
+		Int32GetDatum(projection), Int64GetDatum(position), PointerGetDatum(key)
+	};
+
+	cqrs_query_run(&query, args, NULL, NULL, NULL);
 }
 
 /* The position of the first event that was put aside, skipped or not; 0 = there is none. */
@@ -258,44 +276,45 @@ cqrs_dead_letter_positions(int32 projection, int *npositions)
 
 /* Events that were applied, or are not wanted any more. */
 void
-cqrs_dead_letter_remove(int32 projection, const int64 *positions, int npositions)
+cqrs_dead_letter_remove(int32 projection, const CqrsQueued *events, int nevents)
 {
 	static CqrsQuery query = {
 		.sql = "DELETE FROM cqrs.parked WHERE projection = $1 AND position = ANY ($2)",
 		.nargs = 2,
 		.argtypes = {INT4OID, INT8ARRAYOID}
 	};
-	Datum	   *elements = palloc(Max(npositions, 1) * sizeof(Datum));
+	Datum	   *elements = palloc(Max(nevents, 1) * sizeof(Datum));
 	Datum		args[2] = {Int32GetDatum(projection)};
 
-	for (int i = 0; i < npositions; i++)
-		elements[i] = Int64GetDatum(positions[i]);
-	args[1] = PointerGetDatum(construct_array(elements, npositions, INT8OID, sizeof(int64),
+	for (int i = 0; i < nevents; i++)
+		elements[i] = Int64GetDatum(events[i].position);
+	args[1] = PointerGetDatum(construct_array(elements, nevents, INT8OID, sizeof(int64),
 											  FLOAT8PASSBYVAL, TYPALIGN_DOUBLE));
 	cqrs_query_run(&query, args, NULL, NULL, NULL);
 }
 
 /*
- * Forget a key's events up to a position; the first of those left, which only was
- * behind them, is to be tried again now. Returns how many there were.
+ * Forget a key's events up to a position; the first of those left is to be tried again
+ * now, unless it was tried for so often. Returns how many there were.
  */
 int64
-cqrs_dead_letter_discard(int32 projection, const text *key, int64 up_to)
+cqrs_dead_letter_discard(int32 projection, const text *key, int64 up_to, int max_attempts)
 {
 	static CqrsQuery query = {
 		.sql = "WITH discarded AS (DELETE FROM cqrs.parked" OF_KEY " AND position <= $3"
 		"  RETURNING position),"
 		" next AS (UPDATE cqrs.parked SET next_retry_at = clock_timestamp()"
-		"  WHERE projection = $1 AND reason = 'behind' AND EXISTS (SELECT FROM discarded)"
+		"  WHERE projection = $1 AND attempts <= $4 AND EXISTS (SELECT FROM discarded)"
 		"  AND position = (SELECT min(position) FROM cqrs.parked" OF_KEY
 		"  AND position > $3 AND blocks))"
 		" SELECT position FROM discarded",
-		.nargs = 3,
-		.argtypes = {INT4OID, TEXTOID, INT8OID}
+		.nargs = 4,
+		.argtypes = {INT4OID, TEXTOID, INT8OID, INT4OID}
 	};
-	char		nulls[3] = {' ', ' ', ' '};
-	Datum		args[3] = {
-		Int32GetDatum(projection), key_datum(key, &nulls[1]), Int64GetDatum(up_to)
+	char		nulls[4] = {' ', ' ', ' ', ' '};
+	Datum		args[4] = {
+		Int32GetDatum(projection), key_datum(key, &nulls[1]), Int64GetDatum(up_to),
+		Int32GetDatum(max_attempts)
 	};
 
 	return cqrs_query_run(&query, args, nulls, NULL, NULL);
@@ -375,9 +394,12 @@ read_queue(TupleTableSlot *slot, void *arg)
 	Queue	   *queue = (Queue *) arg;
 	bool		isnull;
 
-	queue->positions[queue->length] = DatumGetInt64(slot_getattr(slot, 1, &isnull));
-	queue->attempts[queue->length] = DatumGetInt32(slot_getattr(slot, 2, &isnull));
-	queue->length++;
+	queue->events[queue->length++] = (CqrsQueued)
+	{
+		.position = DatumGetInt64(slot_getattr(slot, 1, &isnull)),
+		.attempts = DatumGetInt32(slot_getattr(slot, 2, &isnull)),
+		.blocks = DatumGetBool(slot_getattr(slot, 3, &isnull))
+	};
 	return true;
 }
 

@@ -21,6 +21,14 @@ typedef struct CqrsDeadLetter
 	TimestampTz next_retry_at;	/* 0 = only by request */
 } CqrsDeadLetter;
 
+/* one that was, in its key's queue */
+typedef struct CqrsQueued
+{
+	int64		position;
+	int			attempts;
+	bool		blocks;			/* it was not skipped */
+} CqrsQueued;
+
 /* what a projection has put aside */
 typedef struct CqrsParked
 {
@@ -36,14 +44,16 @@ extern void cqrs_dead_letter_error_args(const ErrorData *error, Datum *args, cha
 extern bool cqrs_dead_letter_blocks(int32 projection, const text *key);
 extern List *cqrs_dead_letter_blocked_keys(int32 projection);
 extern List *cqrs_dead_letter_keys(int32 projection, TimestampTz due);
-extern int	cqrs_dead_letter_queue(int32 projection, const text *key, bool skipped, int limit,
-								   int64 *positions, int *attempts);
+extern int	cqrs_dead_letter_queue(int32 projection, const text *key, bool skipped,
+								   int64 after, int limit, CqrsQueued *events);
+extern void cqrs_dead_letter_move(int32 projection, int64 position, const text *key);
 extern int64 cqrs_dead_letter_first(int32 projection);
 extern void cqrs_dead_letter_visit(int32 projection, int64 from, int64 upto, CqrsRowFn row_fn,
 								   void *arg);
 extern int64 *cqrs_dead_letter_positions(int32 projection, int *npositions);
-extern void cqrs_dead_letter_remove(int32 projection, const int64 *positions, int npositions);
-extern int64 cqrs_dead_letter_discard(int32 projection, const text *key, int64 up_to);
+extern void cqrs_dead_letter_remove(int32 projection, const CqrsQueued *events, int nevents);
+extern int64 cqrs_dead_letter_discard(int32 projection, const text *key, int64 up_to,
+									  int max_attempts);
 extern void cqrs_dead_letter_forget(int32 projection);
 extern CqrsParked cqrs_dead_letter_summary(int32 projection);
 

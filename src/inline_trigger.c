@@ -80,8 +80,8 @@ static int64 published_inside = PG_INT64_MAX;
 typedef struct Standing
 {
 	Datum		snapshot;		/* itself */
-	bool		known;			/* is it there? Then */
-	ItemPointerData version;	/* of its definition */
+	bool		is_inline;
+	int64		files;			/* that the read tables are in */
 	int64	   *parked;			/* positions, in their order */
 	int			nparked;
 } Standing;
@@ -97,7 +97,7 @@ static bool inline_row_lock_does(const CqrsProjection *projection, const CqrsApp
 static void inline_lock(CqrsProjection *projection, const CqrsApplied *applied, bool many);
 static void inline_check_snapshot(CqrsProjection *projection, const CqrsApplied *applied);
 static Standing inline_standing(const CqrsProjection *projection);
-static bool inline_has_moved(Standing *then, Standing *now);
+static bool inline_has_moved(const Standing *then, const Standing *now);
 static bool inline_shares_keys(CqrsProjection *projection, CqrsBatch *batch,
 							   const CqrsApplied *applied);
 static int	hash_keys(CqrsProjection *projection, const CqrsApplied *applied, uint32 **hashes);
@@ -369,22 +369,21 @@ inline_standing(const CqrsProjection *projection)
 {
 	Standing	standing = {.snapshot = cqrs_checkpoint_current_snapshot()};
 
-	standing.known = cqrs_registry_row_version(projection->id, &standing.version);
+	standing.is_inline = cqrs_registry_was_inline(projection->id, &standing.files);
 	standing.parked = cqrs_dead_letter_positions(projection->id, &standing.nparked);
 	return standing;
 }
 
 /*
- * Have others applied events that had been published before? Whoever resumes a
- * projection or makes it inline writes its definition; what is retried is parked no
- * longer.
+ * Have others applied events that had been published before? While publishers apply
+ * them none are left but those that were put aside. A rebuild has other files.
  */
 static bool
-inline_has_moved(Standing *then, Standing *now)
+inline_has_moved(const Standing *then, const Standing *now)
 {
 	int			found = 0;
 
-	if (!then->known || !now->known || !ItemPointerEquals(&then->version, &now->version))
+	if (!then->is_inline || then->files != now->files)
 		return true;
 	for (int i = 0; i < now->nparked && found < then->nparked; i++)
 		found += now->parked[i] == then->parked[found];

@@ -36,7 +36,6 @@ static void fill_changeable(const CqrsProjectionColumns *columns, Datum *args, c
 static void fill_text(const char *value, int argno, Datum *args, char *nulls);
 static void change_row(CqrsQuery *query, Datum *args, const char *nulls);
 static bool change_read_id(TupleTableSlot *slot, void *arg);
-static bool read_version(TupleTableSlot *slot, void *arg);
 
 /*
  * Insert a row, with the session's current settings. Returns its id. Throws
@@ -260,21 +259,24 @@ cqrs_registry_record_retry(int32 id, const char *error, TimestampTz next_retry_a
 }
 
 /*
- * Which version of a projection's row does the active snapshot show? Returns false
- * where it shows none.
+ * Do publishers apply the projection as the active snapshot shows it? *files says in
+ * which files its read tables were: TRUNCATE gives them others.
  */
 bool
-cqrs_registry_row_version(int32 id, ItemPointer version)
+cqrs_registry_was_inline(int32 id, int64 *files)
 {
 	static CqrsQuery query = {
-		.sql = "SELECT ctid FROM cqrs.registry WHERE id = $1",
+		.sql = "SELECT coalesce((SELECT pg_catalog.hashtextextended("
+		"  pg_catalog.string_agg(c.relfilenode::pg_catalog.text, ' ' ORDER BY c.oid), 0)"
+		"  FROM pg_catalog.pg_class c WHERE c.oid = ANY (r.read_tables::pg_catalog.oid[])), 0)"
+		" FROM cqrs.registry r WHERE r.id = $1 AND r.mode = 'inline' AND r.state = 'running'",
 		.flags = CQRS_QUERY_ACTIVE,
 		.nargs = 1,
 		.argtypes = {INT4OID}
 	};
 	Datum		arg = Int32GetDatum(id);
 
-	return cqrs_query_run(&query, &arg, NULL, read_version, version) > 0;
+	return cqrs_query_run(&query, &arg, NULL, cqrs_query_keep_bigint, files) > 0;
 }
 
 /* A batch worked after retries. The last error stays, as history. */
@@ -356,14 +358,5 @@ change_read_id(TupleTableSlot *slot, void *arg)
 	bool		isnull;
 
 	*(int32 *) arg = DatumGetInt32(slot_getattr(slot, 1, &isnull));
-	return true;
-}
-
-static bool
-read_version(TupleTableSlot *slot, void *arg)
-{
-	bool		isnull;
-
-	*(ItemPointer) arg = *(ItemPointer) DatumGetPointer(slot_getattr(slot, 1, &isnull));
 	return true;
 }

@@ -43,7 +43,7 @@ extern void cqrs_registry_set_parked(int32 id, bool parked, TimestampTz retry_at
 extern void cqrs_registry_record_stop(int32 id, const char *error);
 extern void cqrs_registry_record_retry(int32 id, const char *error, TimestampTz next_retry_at);
 extern void cqrs_registry_record_recovery(int32 id);
-extern bool cqrs_registry_row_version(int32 id, ItemPointer version);
+extern bool cqrs_registry_was_inline(int32 id, int64 *files);
 extern bool cqrs_registry_is_watched(void);
 extern void cqrs_registry_watch(void);
 

@@ -5,7 +5,11 @@
  * A key's queue is applied again in position order, up to the first event that
  * fails again, under the projection's lock: events of the key that come
  * meanwhile are handled after that, behind what is left of the queue. Once it is
- * empty, they are handled as ever. What is applied is told as a batch is.
+ * empty, they are handled as ever. What is applied is told as a batch is. Events that
+ * were skipped hold up nobody, here neither.
+ *
+ * Events whose keys could not be computed are in the queue of the key NULL. One whose
+ * key can be, by now, moves to that key's queue if there is one.
  */
 #include "postgres.h"
 
@@ -16,32 +20,45 @@
 #include "dead_letter.h"
 #include "guc.h"
 #include "notify.h"
+#include "outbox.h"
 #include "outbox_read.h"
 #include "retry.h"
 
 /* events of a queue that are applied at once */
-#define QUEUE_CHUNK 1000
+#define PART_SIZE 1000
 
 /* generations of events that handlers, inline, may put behind those that they handle */
 #define MAX_ROUNDS 1000
 
-/* what was applied of a part of a queue */
-typedef struct Retried
+/* the retry of a key's queue, a part at a time */
+typedef struct Retry
 {
+	CqrsProjection *projection;
+	const text *key;
+	CqrsPatience patience;
+	CqrsRetryOutcome *outcome;
+	bool		stopped;		/* at one that failed */
+	CqrsQueued	queue[PART_SIZE];
+	int			length;
+	CqrsBatch  *batch;			/* the events, as far as they are there */
+
+	/* what was applied of the part */
 	int			nevents;
 	int64		last;			/* position */
 	List	   *keys;			/* of text, as they are told; NULL is a key */
 	bool		unknown;		/* keys has not all of them */
-} Retried;
+} Retry;
 
-static int64 retry_one_by_one(CqrsProjection *projection, const text *key, CqrsBatch *batch,
-							  const int *attempts, CqrsPatience patience, Retried *retried,
-							  ErrorData **error);
-static void retry_failed(const CqrsProjection *projection, CqrsDeadLetter *letter,
-						 CqrsPatience patience);
-static ErrorData *retry_apply(CqrsProjection *projection, CqrsBatch *batch, int first,
-							  int nevents, Retried *retried);
-static void retry_tell(const CqrsProjection *projection, const Retried *retried);
+static void retry_queue(Retry *retry, bool skipped);
+static void retry_part(Retry *retry);
+static void retry_one_by_one(Retry *retry);
+static void retry_one(Retry *retry, const CqrsQueued *queued, int event);
+static bool retry_moves(Retry *retry, int event, ErrorData **error);
+static ErrorData *retry_apply(Retry *retry, int first, int nevents);
+static void retry_settle(Retry *retry, const CqrsQueued *queued, int n);
+static void retry_failed(Retry *retry, const CqrsQueued *queued, ErrorData *error);
+static void retry_tell(const Retry *retry);
+static ErrorData *endless_error(void);
 
 /*
  * Apply a key's parked events in position order, those that were skipped if asked
@@ -58,39 +75,13 @@ cqrs_retry_key(CqrsProjection *projection, const text *key, bool skipped,
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "cqrs_views retry",
 												  ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(context);
-	int64	   *positions = palloc(QUEUE_CHUNK * sizeof(int64));
-	int		   *attempts = palloc(QUEUE_CHUNK * sizeof(int));
-	int			length;
-	int64		left;
+	Retry	   *retry = palloc0(sizeof(Retry));
 
-	for (int round = 0; round < MAX_ROUNDS; round += length < QUEUE_CHUNK)
-	{
-		CqrsBatch  *batch;
-		Retried		retried = {0};
-
-		CHECK_FOR_INTERRUPTS();
-		length = cqrs_dead_letter_queue(projection->id, key, skipped, QUEUE_CHUNK, positions,
-										attempts);
-		if (length == 0)
-			break;
-		batch = cqrs_event_batch_create(false);
-		cqrs_outbox_read_positions(batch, positions, length);
-		if (length > 1 &&
-			retry_apply(projection, batch, 0, batch->nevents, &retried) == NULL)
-		{
-			cqrs_dead_letter_remove(projection->id, positions, length);
-			left = length;
-		}
-		else
-			left = retry_one_by_one(projection, key, batch, attempts, patience, &retried,
-									&outcome->error);
-		retry_tell(projection, &retried);
-		outcome->left += left;
-		outcome->applied += retried.nevents;
-		cqrs_event_batch_free(batch);
-		if (left < length || outcome->error != NULL)
-			break;
-	}
+	retry->projection = projection;
+	retry->key = key;
+	retry->patience = patience;
+	retry->outcome = outcome;
+	retry_queue(retry, skipped);
 	MemoryContextSwitchTo(old);
 
 	/* the error is in there */
@@ -99,8 +90,9 @@ cqrs_retry_key(CqrsProjection *projection, const text *key, bool skipped,
 }
 
 /*
- * The same for all keys whose time has come; for some of them only where handlers
- * run into the timeout, so that it ends, and what is new has its turn.
+ * The same for all keys whose time has come, those first that wait for longest; for
+ * some of them only where handlers run into the timeout, so that it ends, and what is
+ * new has its turn.
  */
 void
 cqrs_retry_due(CqrsProjection *projection, CqrsPatience patience, CqrsRetryOutcome *outcome)
@@ -119,38 +111,159 @@ cqrs_retry_due(CqrsProjection *projection, CqrsPatience patience, CqrsRetryOutco
 	}
 }
 
-/* Returns how many left the queue. */
-static int64
-retry_one_by_one(CqrsProjection *projection, const text *key, CqrsBatch *batch,
-				 const int *attempts, CqrsPatience patience, Retried *retried,
-				 ErrorData **error)
+static void
+retry_queue(Retry *retry, bool skipped)
 {
-	int			applied = 0;
+	int64		after = 0;
+	int64		drawn = cqrs_outbox_drawn();
+	int			rounds = 0;
 
-	while (applied < batch->nevents)
+	while (!retry->stopped &&
+		   (retry->length = cqrs_dead_letter_queue(retry->projection->id, retry->key, skipped,
+												   after, PART_SIZE, retry->queue)) > 0)
 	{
-		int64		position = batch->events[applied].position;
-		ErrorData  *failure = retry_apply(projection, batch, applied, 1, retried);
-
-		if (failure != NULL && !cqrs_park_may(projection, failure))
+		CHECK_FOR_INTERRUPTS();
+		if (retry->queue[0].position > drawn)
 		{
-			*error = failure;
-			break;
+			drawn = cqrs_outbox_drawn();
+			rounds++;
 		}
-		if (failure != NULL)
+		if (rounds > MAX_ROUNDS)
 		{
-			CqrsDeadLetter letter = {
-				.position = position,.key = key,.blocks = true,.error = failure,
-				.attempts = attempts[applied] + 1
-			};
-
-			retry_failed(projection, &letter, patience);
-			break;
+			retry->outcome->error = endless_error();
+			return;
 		}
-		cqrs_dead_letter_remove(projection->id, &position, 1);
-		applied++;
+		after = retry->queue[retry->length - 1].position;
+		retry_part(retry);
 	}
-	return applied;
+}
+
+/* One by one only where it is to be found out which of them fails, or moves. */
+static void
+retry_part(Retry *retry)
+{
+	int64	   *positions = palloc(retry->length * sizeof(int64));
+	ErrorData  *error = NULL;
+	bool		at_once = retry->length > 1 && retry->key != NULL;
+
+	for (int i = 0; i < retry->length; i++)
+		positions[i] = retry->queue[i].position;
+	retry->nevents = 0;
+	retry->keys = NIL;
+	retry->unknown = false;
+	retry->batch = cqrs_event_batch_create(false);
+	cqrs_outbox_read_positions(retry->batch, positions, retry->length);
+	if (at_once)
+		error = retry_apply(retry, 0, retry->batch->nevents);
+	if (at_once && error == NULL)
+		retry_settle(retry, retry->queue, retry->length);
+	else if (at_once && !cqrs_park_may(retry->projection, error))
+	{
+		retry->outcome->error = error;
+		retry->stopped = true;
+	}
+	else
+		retry_one_by_one(retry);
+	retry_tell(retry);
+	retry->outcome->applied += retry->nevents;
+	cqrs_event_batch_free(retry->batch);
+	pfree(positions);
+}
+
+static void
+retry_one_by_one(Retry *retry)
+{
+	int			event = 0;
+
+	for (int i = 0; i < retry->length && !retry->stopped; i++)
+	{
+		const CqrsQueued *queued = &retry->queue[i];
+
+		CHECK_FOR_INTERRUPTS();
+		if (event < retry->batch->nevents &&
+			retry->batch->events[event].position == queued->position)
+			retry_one(retry, queued, event++);
+		else
+			retry_settle(retry, queued, 1);
+	}
+}
+
+static void
+retry_one(Retry *retry, const CqrsQueued *queued, int event)
+{
+	ErrorData  *error = NULL;
+
+	if (retry->key == NULL && retry_moves(retry, event, &error))
+		return;
+	if (error == NULL)
+		error = retry_apply(retry, event, 1);
+	if (error == NULL)
+		retry_settle(retry, queued, 1);
+	else if (cqrs_park_may(retry->projection, error))
+		retry_failed(retry, queued, error);
+	else
+	{
+		retry->outcome->error = error;
+		retry->stopped = true;
+	}
+}
+
+/*
+ * Is the event's key one by now whose events wait? Then it waits with them. Sets *error
+ * where the key can't be computed.
+ */
+static bool
+retry_moves(Retry *retry, int event, ErrorData **error)
+{
+	int32		projection = retry->projection->id;
+	CqrsEvent  *moving = &retry->batch->events[event];
+	CqrsApplied part = {.events = &moving,.nevents = 1};
+
+	if (!cqrs_projection_wants(retry->projection, moving, retry->batch->desc))
+		return false;
+	*error = cqrs_apply_contained_keys(retry->projection, retry->batch, &part);
+	if (*error != NULL || part.nevents == 0 || part.keys[0] == NULL ||
+		!cqrs_dead_letter_blocks(projection, part.keys[0]))
+		return false;
+	cqrs_dead_letter_move(projection, moving->position, part.keys[0]);
+	return true;
+}
+
+/*
+ * Apply some of the events of the batch, all or none; those that are still wanted.
+ * Adds them to what was applied, with keys that live as long as the batch.
+ */
+static ErrorData *
+retry_apply(Retry *retry, int first, int nevents)
+{
+	CqrsBatch  *batch = retry->batch;
+	CqrsApplied part = {0};
+	ErrorData  *error;
+
+	part.events = palloc(Max(nevents, 1) * sizeof(CqrsEvent *));
+	for (int i = first; i < first + nevents; i++)
+		if (cqrs_projection_wants(retry->projection, &batch->events[i], batch->desc))
+			part.events[part.nevents++] = &batch->events[i];
+	if (part.nevents == 0)
+		return NULL;
+	error = cqrs_apply_contained(retry->projection, batch, &part, true);
+	if (error != NULL)
+		return error;
+
+	retry->nevents += part.nevents;
+	retry->last = part.events[part.nevents - 1]->position;
+	retry->unknown |= part.keys == NULL;
+	for (int i = 0; i < part.nkeys; i++)
+		retry->keys = lappend(retry->keys, part.keys[i]);
+	return NULL;
+}
+
+/* Some were applied, or are not wanted, or there, any more. */
+static void
+retry_settle(Retry *retry, const CqrsQueued *queued, int n)
+{
+	cqrs_dead_letter_remove(retry->projection->id, queued, n);
+	retry->outcome->left += n;
 }
 
 /*
@@ -158,61 +271,54 @@ retry_one_by_one(CqrsProjection *projection, const text *key, CqrsBatch *batch,
  * its whole queue's. Whoever asks for a retry does not take workers' retries away.
  */
 static void
-retry_failed(const CqrsProjection *projection, CqrsDeadLetter *letter, CqrsPatience patience)
+retry_failed(Retry *retry, const CqrsQueued *queued, ErrorData *error)
 {
-	bool		again = letter->attempts <= cqrs_guc_max_retries;
+	CqrsProjection *projection = retry->projection;
+	CqrsDeadLetter letter = {
+		.position = queued->position,.key = retry->key,.blocks = queued->blocks,
+		.error = error,.attempts = queued->attempts + 1
+	};
+	bool		again = queued->blocks && letter.attempts <= cqrs_guc_max_retries;
 
 	if (again)
-		letter->next_retry_at = cqrs_park_next_retry(letter->attempts);
-	cqrs_dead_letter_park(projection->id, letter);
-	cqrs_dead_letter_wait(projection->id, letter->key, letter->position);
-	if (!again && patience == CQRS_PATIENCE_WORKER)
+		letter.next_retry_at = cqrs_park_next_retry(letter.attempts);
+	cqrs_dead_letter_park(projection->id, &letter);
+	if (!queued->blocks)
+		return;
+	retry->stopped = true;
+	cqrs_dead_letter_wait(projection->id, retry->key, queued->position);
+	if (!again && retry->patience == CQRS_PATIENCE_WORKER)
 		ereport(LOG,
 				(errmsg("projection \"%s\" gives up the event at position " INT64_FORMAT " after %d attempts: %s",
-						NameStr(projection->name), letter->position, letter->attempts,
-						letter->error->message),
+						NameStr(projection->name), letter.position, letter.attempts,
+						error->message),
 				 cqrs_park_errhint(projection),
 				 errhidestmt(true)));
 }
 
-/*
- * Apply some of the events of a batch, all or none; those that are still wanted.
- * Adds them to what was retried, with keys that live as long as the batch.
- */
-static ErrorData *
-retry_apply(CqrsProjection *projection, CqrsBatch *batch, int first, int nevents,
-			Retried *retried)
-{
-	CqrsApplied part = {0};
-	ErrorData  *error;
-
-	part.events = palloc(Max(nevents, 1) * sizeof(CqrsEvent *));
-	for (int i = first; i < first + nevents; i++)
-		if (cqrs_projection_wants(projection, &batch->events[i], batch->desc))
-			part.events[part.nevents++] = &batch->events[i];
-	if (part.nevents == 0)
-		return NULL;
-	error = cqrs_apply_contained(projection, batch, &part, true);
-	if (error != NULL)
-		return error;
-
-	retried->nevents += part.nevents;
-	retried->last = part.events[part.nevents - 1]->position;
-	retried->unknown |= part.keys == NULL;
-	for (int i = 0; i < part.nkeys; i++)
-		retried->keys = lappend(retried->keys, part.keys[i]);
-	return NULL;
-}
-
 static void
-retry_tell(const CqrsProjection *projection, const Retried *retried)
+retry_tell(const Retry *retry)
 {
-	text	  **keys = palloc(Max(list_length(retried->keys), 1) * sizeof(text *));
+	text	  **keys = palloc(Max(list_length(retry->keys), 1) * sizeof(text *));
 	ListCell   *lc;
 
-	foreach(lc, retried->keys)
+	foreach(lc, retry->keys)
 		keys[foreach_current_index(lc)] = lfirst(lc);
-	if (retried->nevents > 0)
-		cqrs_notify_send(projection, retried->last, retried->nevents,
-						 retried->unknown ? NULL : keys, list_length(retried->keys));
+	if (retry->nevents > 0)
+		cqrs_notify_send(retry->projection, retry->last, retry->nevents,
+						 retry->unknown ? NULL : keys, list_length(retry->keys));
+}
+
+/* A handler keeps publishing what comes behind the event that it handles. */
+static ErrorData *
+endless_error(void)
+{
+	ErrorData  *error = palloc0(sizeof(ErrorData));
+
+	error->elevel = ERROR;
+	error->output_to_server = error->output_to_client = true;
+	error->sqlerrcode = ERRCODE_PROGRAM_LIMIT_EXCEEDED;
+	error->message = "handlers of inline projections keep publishing events";
+	error->hint = "See that a handler does not publish what makes it publish again.";
+	return error;
 }

@@ -10,6 +10,7 @@
 
 #include "checkpoint.h"
 #include "dead_letter.h"
+#include "guc.h"
 #include "lock.h"
 #include "mode.h"
 #include "outbox.h"
@@ -81,7 +82,8 @@ cqrs_sql_discard_dead_letters(PG_FUNCTION_ARGS)
 		cqrs_lock_gate(projection->id);
 	discarded = cqrs_dead_letter_discard(projection->id,
 										 PG_ARGISNULL(1) ? NULL : PG_GETARG_TEXT_PP(1),
-										 PG_ARGISNULL(2) ? PG_INT64_MAX : PG_GETARG_INT64(2));
+										 PG_ARGISNULL(2) ? PG_INT64_MAX : PG_GETARG_INT64(2),
+										 cqrs_guc_max_retries);
 	note_and_wake(projection);
 	PG_RETURN_INT64(discarded);
 }

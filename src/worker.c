@@ -94,6 +94,7 @@ typedef struct BatchLimit
 	bool		turn;			/* it was postponed: take it first */
 	bool		alone;			/* slow, or not known to be quick: no company */
 	TimestampTz switch_at;		/* not earlier: see worker_switch */
+	TimestampTz no_retry_before;	/* of what was put aside */
 } BatchLimit;
 
 /* what a pass leaves to do */
@@ -391,7 +392,8 @@ static bool
 worker_retries(const CqrsProjection *projection)
 {
 	return projection->parked_retry_at != 0 &&
-		projection->parked_retry_at <= GetCurrentTimestamp();
+		Max(projection->parked_retry_at, worker_limit(projection->id)->no_retry_before) <=
+		GetCurrentTimestamp();
 }
 
 /*
@@ -427,7 +429,8 @@ worker_member(const CqrsProjection *projection)
 		.projection = projection->id,
 		.limit = limit->events,
 		.turn = limit->turn,
-		.begins = worker_begins
+		.begins = worker_begins,
+		.no_retry_before = limit->no_retry_before
 	};
 }
 
@@ -451,6 +454,7 @@ worker_collect(PassOutcome *outcome, const CqrsMember *members, int nmembers, lo
 			continue;
 		}
 		limit->turn = member->postponed;
+		limit->no_retry_before = member->no_retry_before;
 		outcome->nevents = Max(outcome->nevents, member->nevents);
 		outcome->applied |= member->nevents > 0 && !member->by_publishers;
 		outcome->more |= member->more;
@@ -532,6 +536,7 @@ worker_limit(int32 projection)
 		limit->turn = false;
 		limit->alone = true;
 		limit->switch_at = 0;
+		limit->no_retry_before = 0;
 	}
 	return limit;
 }

@@ -27,7 +27,7 @@ sql(q{
 	CREATE FUNCTION key_of(payload jsonb) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN
 		IF payload->>'k' = 'none' AND (SELECT last_value FROM mended) = 1 THEN RAISE 'there is no key'; END IF;
 		IF (SELECT last_value FROM stumbles) = 2 THEN RAISE 'nobody''s fault' USING ERRCODE = 'lock_not_available'; END IF;
-		RETURN payload->>'k'; END $$;
+		RETURN replace(payload->>'k', 'none', 'a'); END $$;
 	CREATE TABLE log (n int GENERATED ALWAYS AS IDENTITY, position bigint, k text, v int);
 	CREATE FUNCTION log(e cqrs.event) RETURNS void LANGUAGE plpgsql AS
 		'BEGIN INSERT INTO log (position, k, v) VALUES (e.position, e.payload->>''k'', value_of(e.payload)); END';
@@ -66,6 +66,55 @@ is(sql('SELECT attempts, next_retry_at IS NOT NULL FROM cqrs.parked'), '2|t', 'a
 mend();
 poll_ok($node, 'postgres', 'SELECT count(*) FROM log', 'and does', 1);
 set('cqrs_views.retry_delay', '20ms');
+
+begin_log();
+sql("SELECT cqrs.alter_projection('log', on_error => 'skip')");
+events('abad');
+given_up(1, 'an event is skipped');
+sql("SELECT cqrs.alter_projection('log', on_error => 'park')");
+set('cqrs_views.retry_delay', '500ms');
+events('abad', 'a1');
+poll_ok($node, 'postgres', 'SELECT count(*) FROM cqrs.parked', 'others of its key are aside', 3);
+sql("SELECT cqrs.retry_dead_letters('log')");
+is(sql("SELECT string_agg(attempts || ' ' || (next_retry_at IS NOT NULL), ', ' ORDER BY position) FROM cqrs.parked"),
+	'2 false, 2 true, 0 false', 'a skipped event holds up nobody, and workers will try the next');
+mend();
+poll_ok($node, 'postgres', 'SELECT since(0)', 'and do', 'a0 a1');
+set('cqrs_views.retry_delay', '20ms');
+
+# --- what is left behind what is discarded is tried again, also if it has failed, but not for ever
+
+begin_log();
+events('none1', 'none2');
+given_up(2, 'two without keys');
+mend();
+is(sql("SELECT cqrs.discard_dead_letters('log', NULL, (SELECT min(position) FROM cqrs.parked))"), 1, 'one is discarded');
+poll_ok($node, 'postgres', 'SELECT since(0)', 'the other is tried again', 'none2');
+
+# --- an event whose key can be computed by now waits behind others of it
+
+begin_log();
+events('aworse', 'a1', 'none2');
+given_up(3, 'a queue, and one without a key');
+mend();
+is(sql("SELECT cqrs.retry_dead_letters('log')"), 0, 'none is applied');
+is(sql("SELECT string_agg(key || ' ' || reason, ', ' ORDER BY position) FROM cqrs.parked"), 'a failed, a behind, a behind', 'one is in the other queue now');
+sql("SELECT cqrs.discard_dead_letters('log', 'a', (SELECT min(position) FROM cqrs.parked))");
+poll_ok($node, 'postgres', 'SELECT since(0)', 'in order', 'a1 none2');
+
+# --- a retry that is cancelled is cancelled
+
+begin_log();
+events('abad', map { "a$_" } 1 .. 60);
+given_up(61, 'a long queue');
+mend();
+sql(q{CREATE OR REPLACE FUNCTION log(e cqrs.event) RETURNS void LANGUAGE plpgsql AS
+	'BEGIN PERFORM pg_sleep(0.05); INSERT INTO log (position, k, v) VALUES (e.position, e.payload->>''k'', value_of(e.payload)); END'});
+fails("SET statement_timeout = '500ms'; SELECT cqrs.retry_dead_letters('log')", qr/canceling statement due to statement timeout/, 'as any statement');
+is(sql('SELECT count(*) FROM log'), 0, 'and has done nothing');
+sql(q{CREATE OR REPLACE FUNCTION log(e cqrs.event) RETURNS void LANGUAGE plpgsql AS
+	'BEGIN INSERT INTO log (position, k, v) VALUES (e.position, e.payload->>''k'', value_of(e.payload)); END'});
+is(sql("SELECT cqrs.retry_dead_letters('log')"), 61, 'another time it works');
 
 # --- a key that can't be computed while another event is aside: the event is put aside, and neither handled nor tried at once
 
@@ -178,6 +227,35 @@ my $heard = join ' ', $listener->query_safe("SELECT 'heard'") =~ /"events": (\d+
 like($heard, qr/^1 \["b"\] 3 \["a"\] 1 \["a"\]/, 'each is told once');
 $listener->quit;
 
+# --- inline: retries that fail are nothing to publishers of other keys; a handler that publishes without end is stopped
+
+begin_log();
+set('cqrs_views.max_retries', 100000);
+events('abad');
+poll_ok($node, 'postgres', 'SELECT count(*) FROM cqrs.parked', 'an event is aside', 1);
+sql("SELECT cqrs.alter_projection('log', mode => 'inline')");
+my $reader = $node->background_psql('postgres');
+$reader->query_safe('BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT count(*) FROM cqrs.outbox');
+my $attempts = sql('SELECT attempts FROM cqrs.parked');
+poll_ok($node, 'postgres', "SELECT attempts > $attempts + 1 FROM cqrs.parked", 'which workers try again and again');
+$reader->query_safe(q{INSERT INTO cqrs.outbox (aggregate_type, aggregate_id, event_type, payload) VALUES ('T', 'x', 'E', '{"k": "b", "v": 1}')});
+$reader->query_safe('COMMIT');
+$reader->quit;
+is(sql('SELECT since(0)'), 'b1', 'repeatable read or not');
+set('cqrs_views.enabled', 'off');
+poll_ok($node, 'postgres', 'SELECT count(*) FROM cqrs.worker_status', 'without workers', 0);
+sql(q{CREATE OR REPLACE FUNCTION log(e cqrs.event) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+	INSERT INTO log (position, k, v) VALUES (e.position, e.payload->>'k', value_of(e.payload));
+	PERFORM cqrs.publish('T', 'x', 'Derived', '{"k": "a", "v": 7}'); END $$});
+mend();
+fails("SELECT cqrs.retry_dead_letters('log')", qr/keep publishing events/, 'the handler is told to stop');
+is(sql('SELECT since(0)'), 'b1', 'and nothing has changed');
+sql(q{CREATE OR REPLACE FUNCTION log(e cqrs.event) RETURNS void LANGUAGE plpgsql AS
+	'BEGIN INSERT INTO log (position, k, v) VALUES (e.position, e.payload->>''k'', value_of(e.payload)); END'});
+is(sql("SELECT cqrs.retry_dead_letters('log')"), 1, 'another one does its work');
+set('cqrs_views.enabled', 'on');
+set('cqrs_views.max_retries', 2);
+
 # --- a checkpoint that is missing is an error
 
 unmend();
@@ -186,8 +264,7 @@ events('abad');
 given_up(1, 'a dead letter');
 mend();
 sql("DELETE FROM cqrs.checkpoint WHERE projection = (SELECT id FROM cqrs.registry WHERE name = 'log')");
-my ($status, $output, $errors) = $node->psql('postgres', "SELECT cqrs.retry_dead_letters('log')");
-like($errors, qr/has no row in cqrs.checkpoint/, 'a retry without a checkpoint is refused');
+fails("SELECT cqrs.retry_dead_letters('log')", qr/has no row in cqrs.checkpoint/, 'a retry without a checkpoint is refused');
 
 $node->stop;
 done_testing();
@@ -195,6 +272,15 @@ done_testing();
 sub sql
 {
 	return $node->safe_psql('postgres', $_[0]);
+}
+
+sub fails
+{
+	my ($query, $message, $what) = @_;
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+	my ($status, $output, $errors) = $node->psql('postgres', $query);
+
+	return like($errors, $message, $what);
 }
 
 # Creates the projection anew, which sees what comes from now on. Returns the size of the log file.
@@ -212,7 +298,7 @@ sub begin_log
 # Publishes events, in one statement: each a key, and behind it a value, apart where they could be mistaken.
 sub events
 {
-	my $events = join ', ', map { /^(none|[^:]+?):?(bad|\d+)$/ ? "('$1', '$2')" : die "what is $_?" } @_;
+	my $events = join ', ', map { /^(none|[^:]+?):?(bad|worse|\d+)$/ ? "('$1', '$2')" : die "what is $_?" } @_;
 
 	sql("INSERT INTO cqrs.outbox (aggregate_type, aggregate_id, event_type, payload)
 		SELECT 'T', 'x', 'E', jsonb_build_object('k', k, 'v', v) FROM (VALUES $events) AS e (k, v)");
