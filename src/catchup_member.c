@@ -75,7 +75,7 @@ cqrs_catchup_member_retry(CqrsMember *member, CqrsProjection *projection,
 		return;
 	}
 
-	cqrs_retry_due(projection, member_patience(policy), &outcome);
+	cqrs_retry_due(projection, checkpoint, member_patience(policy), &outcome);
 	cqrs_park_note(projection, NULL);
 	if (outcome.applied > 0)
 		cqrs_checkpoint_advance(checkpoint, outcome.applied);

@@ -34,6 +34,7 @@
 typedef struct Retry
 {
 	CqrsProjection *projection;
+	const CqrsCheckpoint *checkpoint;
 	const text *key;
 	CqrsPatience patience;
 	CqrsRetryOutcome *outcome;
@@ -55,6 +56,7 @@ static void retry_one_by_one(Retry *retry);
 static void retry_one(Retry *retry, const CqrsQueued *queued, int event);
 static bool retry_moves(Retry *retry, int event, ErrorData **error);
 static ErrorData *retry_apply(Retry *retry, int first, int nevents);
+static bool retry_counts(const Retry *retry, int64 position);
 static void retry_settle(Retry *retry, const CqrsQueued *queued, int n);
 static void retry_failed(Retry *retry, const CqrsQueued *queued, ErrorData *error);
 static void retry_tell(const Retry *retry);
@@ -64,13 +66,13 @@ static ErrorData *endless_error(void);
  * Apply a key's parked events in position order, those that were skipped if asked
  * for, in the current transaction, up to the first that fails again, and what
  * handlers put behind them meanwhile. Adds to the outcome how many left the queue and
- * how many of these were applied: others are not wanted any more. Its error is
- * set to why it could not go on for a reason that is not the event's; what was
+ * how many of these are to be counted as applied now: others are not wanted any more, or
+ * are, inline, beyond the checkpoint, where they are counted yet. Its error is set to why it could not go on for a reason that is not the event's; what was
  * applied before stays so if the transaction commits.
  */
 void
-cqrs_retry_key(CqrsProjection *projection, const text *key, bool skipped,
-			   CqrsPatience patience, CqrsRetryOutcome *outcome)
+cqrs_retry_key(CqrsProjection *projection, const CqrsCheckpoint *checkpoint, const text *key,
+			   bool skipped, CqrsPatience patience, CqrsRetryOutcome *outcome)
 {
 	MemoryContext context = AllocSetContextCreate(CurrentMemoryContext, "cqrs_views retry",
 												  ALLOCSET_DEFAULT_SIZES);
@@ -78,6 +80,7 @@ cqrs_retry_key(CqrsProjection *projection, const text *key, bool skipped,
 	Retry	   *retry = palloc0(sizeof(Retry));
 
 	retry->projection = projection;
+	retry->checkpoint = checkpoint;
 	retry->key = key;
 	retry->patience = patience;
 	retry->outcome = outcome;
@@ -95,14 +98,15 @@ cqrs_retry_key(CqrsProjection *projection, const text *key, bool skipped,
  * new has its turn.
  */
 void
-cqrs_retry_due(CqrsProjection *projection, CqrsPatience patience, CqrsRetryOutcome *outcome)
+cqrs_retry_due(CqrsProjection *projection, const CqrsCheckpoint *checkpoint,
+			   CqrsPatience patience, CqrsRetryOutcome *outcome)
 {
 	TimestampTz started = GetCurrentTimestamp();
 	ListCell   *lc;
 
 	foreach(lc, cqrs_dead_letter_keys(projection->id, started))
 	{
-		cqrs_retry_key(projection, lfirst(lc), false, patience, outcome);
+		cqrs_retry_key(projection, checkpoint, lfirst(lc), false, patience, outcome);
 		if (outcome->error != NULL ||
 			(cqrs_guc_handler_timeout > 0 &&
 			 TimestampDifferenceExceeds(started, GetCurrentTimestamp(),
@@ -165,7 +169,6 @@ retry_part(Retry *retry)
 	else
 		retry_one_by_one(retry);
 	retry_tell(retry);
-	retry->outcome->applied += retry->nevents;
 	cqrs_event_batch_free(retry->batch);
 	pfree(positions);
 }
@@ -250,12 +253,25 @@ retry_apply(Retry *retry, int first, int nevents)
 	if (error != NULL)
 		return error;
 
+	for (int i = 0; i < part.nevents; i++)
+		retry->outcome->applied += retry_counts(retry, part.events[i]->position);
 	retry->nevents += part.nevents;
 	retry->last = part.events[part.nevents - 1]->position;
 	retry->unknown |= part.keys == NULL;
 	for (int i = 0; i < part.nkeys; i++)
 		retry->keys = lappend(retry->keys, part.keys[i]);
 	return NULL;
+}
+
+/* Is an event counted when it is retried, or when the checkpoint passes it? */
+static bool
+retry_counts(const Retry *retry, int64 position)
+{
+	FullTransactionId xid;
+
+	return !cqrs_projection_is_inline(retry->projection) ||
+		!cqrs_outbox_read_xid(position, &xid) ||
+		cqrs_checkpoint_covers_event(retry->checkpoint, position, xid);
 }
 
 /* Some were applied, or are not wanted, or there, any more. */

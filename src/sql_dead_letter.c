@@ -52,7 +52,7 @@ cqrs_sql_retry_dead_letters(PG_FUNCTION_ARGS)
 	cqrs_checkpoint_refuse_missing(checkpoint);
 	foreach(lc, keys)
 	{
-		cqrs_retry_key(projection, lfirst(lc), true, CQRS_PATIENCE_NONE, &outcome);
+		cqrs_retry_key(projection, checkpoint, lfirst(lc), true, CQRS_PATIENCE_NONE, &outcome);
 		if (outcome.error != NULL)
 			ReThrowError(outcome.error);
 	}

@@ -256,6 +256,21 @@ is(sql("SELECT cqrs.retry_dead_letters('log')"), 1, 'another one does its work')
 set('cqrs_views.enabled', 'on');
 set('cqrs_views.max_retries', 2);
 
+# --- inline: what is retried before workers have passed it is counted once
+
+begin_log();
+events('abad');
+given_up(1, 'a dead letter');
+sql("SELECT cqrs.alter_projection('log', mode => 'inline')");
+set('cqrs_views.enabled', 'off');
+poll_ok($node, 'postgres', 'SELECT count(*) FROM cqrs.worker_status', 'without workers', 0);
+events('a1', 'b2', 'a3');
+mend();
+is(sql("SELECT cqrs.retry_dead_letters('log')"), 3, 'with two that were behind');
+is(counted('log'), 4, 'each is counted once');
+is(sql('SELECT since(0)'), 'b2 a0 a1 a3', 'and applied once');
+set('cqrs_views.enabled', 'on');
+
 # --- a checkpoint that is missing is an error
 
 unmend();
