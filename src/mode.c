@@ -151,7 +151,10 @@ cqrs_mode_require_clean_transaction(const char *what)
 				 errhint("Commit first.")));
 }
 
-/* Process all that is visible now; nothing is added meanwhile. */
+/*
+ * Process all that is visible now; nothing is added meanwhile. Publishers wait: what was
+ * put aside is retried another time.
+ */
 static CqrsMember
 mode_drain(int32 id, CqrsErrorPolicy policy)
 {
@@ -159,7 +162,7 @@ mode_drain(int32 id, CqrsErrorPolicy policy)
 
 	do
 	{
-		member = (CqrsMember) {.projection = id};
+		member = (CqrsMember) {.projection = id,.no_retry_before = PG_INT64_MAX};
 		cqrs_catchup_pass(&member, 1, true, policy);
 	} while (member.more);
 	return member;
