@@ -107,6 +107,25 @@ cqrs_dead_letter_wait(int32 projection, const text *key, int64 position)
 	cqrs_query_run(&query, args, nulls, NULL, NULL);
 }
 
+/* A key's queue is tried again later than it was to be, for another's sake. */
+void
+cqrs_dead_letter_postpone(int32 projection, const text *key, TimestampTz next_retry_at)
+{
+	static CqrsQuery query = {
+		.sql = "UPDATE cqrs.parked SET next_retry_at = $3" OF_KEY
+		" AND next_retry_at IS NOT NULL",
+		.nargs = 3,
+		.argtypes = {INT4OID, TEXTOID, TIMESTAMPTZOID}
+	};
+	char		nulls[3] = {' ', ' ', ' '};
+	Datum		args[3] = {
+		Int32GetDatum(projection), key_datum(key, &nulls[1]),
+		TimestampTzGetDatum(next_retry_at)
+	};
+
+	cqrs_query_run(&query, args, nulls, NULL, NULL);
+}
+
 /*
  * What is kept of an error, for three arguments of a statement: its SQLSTATE, the
  * message and the context. nulls has blanks before. NULL is no error.

@@ -107,10 +107,14 @@ cqrs_retry_due(CqrsProjection *projection, const CqrsCheckpoint *checkpoint,
 	foreach(lc, cqrs_dead_letter_keys(projection->id, started))
 	{
 		cqrs_retry_key(projection, checkpoint, lfirst(lc), false, patience, outcome);
-		if (outcome->error != NULL ||
-			(cqrs_guc_handler_timeout > 0 &&
-			 TimestampDifferenceExceeds(started, GetCurrentTimestamp(),
-										cqrs_guc_handler_timeout)))
+		if (outcome->error != NULL)
+		{
+			/* others first, next time */
+			cqrs_dead_letter_postpone(projection->id, lfirst(lc), cqrs_park_next_retry(1));
+			break;
+		}
+		if (cqrs_guc_handler_timeout > 0 &&
+			TimestampDifferenceExceeds(started, GetCurrentTimestamp(), cqrs_guc_handler_timeout))
 			break;
 	}
 }
