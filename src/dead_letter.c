@@ -86,40 +86,24 @@ cqrs_dead_letter_park(int32 projection, const CqrsDeadLetter *letter)
 }
 
 /*
- * An event of a key has failed again, and so the others of its queue wait until it is
- * tried again, or for good if it is not: an earlier event may have come behind one that
- * had failed, and where keys can't be computed there are several that have.
+ * Those events of a key that are to be tried again, but for the one at a position (0 =
+ * all), are so at another time, or never (0): a queue is tried as a whole, so it has one.
+ * There are several that have failed where an earlier one has come behind one, and
+ * where keys can't be computed.
  */
 void
-cqrs_dead_letter_wait(int32 projection, const text *key, int64 position)
+cqrs_dead_letter_reschedule(int32 projection, const text *key, int64 but,
+							TimestampTz next_retry_at)
 {
 	static CqrsQuery query = {
-		.sql = "UPDATE cqrs.parked SET next_retry_at = NULL" OF_KEY
+		.sql = "UPDATE cqrs.parked SET next_retry_at = $4" OF_KEY
 		" AND position <> $3 AND next_retry_at IS NOT NULL",
-		.nargs = 3,
-		.argtypes = {INT4OID, TEXTOID, INT8OID}
+		.nargs = 4,
+		.argtypes = {INT4OID, TEXTOID, INT8OID, TIMESTAMPTZOID}
 	};
-	char		nulls[3] = {' ', ' ', ' '};
-	Datum		args[3] = {
-		Int32GetDatum(projection), key_datum(key, &nulls[1]), Int64GetDatum(position)
-	};
-
-	cqrs_query_run(&query, args, nulls, NULL, NULL);
-}
-
-/* A key's queue is tried again later than it was to be, for another's sake. */
-void
-cqrs_dead_letter_postpone(int32 projection, const text *key, TimestampTz next_retry_at)
-{
-	static CqrsQuery query = {
-		.sql = "UPDATE cqrs.parked SET next_retry_at = $3" OF_KEY
-		" AND next_retry_at IS NOT NULL",
-		.nargs = 3,
-		.argtypes = {INT4OID, TEXTOID, TIMESTAMPTZOID}
-	};
-	char		nulls[3] = {' ', ' ', ' '};
-	Datum		args[3] = {
-		Int32GetDatum(projection), key_datum(key, &nulls[1]),
+	char		nulls[4] = {' ', ' ', ' ', next_retry_at == 0 ? 'n' : ' '};
+	Datum		args[4] = {
+		Int32GetDatum(projection), key_datum(key, &nulls[1]), Int64GetDatum(but),
 		TimestampTzGetDatum(next_retry_at)
 	};
 

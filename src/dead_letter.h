@@ -39,9 +39,8 @@ typedef struct CqrsParked
 } CqrsParked;
 
 extern void cqrs_dead_letter_park(int32 projection, const CqrsDeadLetter *letter);
-extern void cqrs_dead_letter_wait(int32 projection, const text *key, int64 position);
-extern void cqrs_dead_letter_postpone(int32 projection, const text *key,
-									  TimestampTz next_retry_at);
+extern void cqrs_dead_letter_reschedule(int32 projection, const text *key, int64 but,
+										TimestampTz next_retry_at);
 extern void cqrs_dead_letter_error_args(const ErrorData *error, Datum *args, char *nulls);
 extern bool cqrs_dead_letter_blocks(int32 projection, const text *key);
 extern List *cqrs_dead_letter_blocked_keys(int32 projection);

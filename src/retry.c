@@ -66,9 +66,10 @@ static ErrorData *endless_error(void);
  * Apply a key's parked events in position order, those that were skipped if asked
  * for, in the current transaction, up to the first that fails again, and what
  * handlers put behind them meanwhile. Adds to the outcome how many left the queue and
- * how many of these are to be counted as applied now: others are not wanted any more, or
- * are, inline, beyond the checkpoint, where they are counted yet. Its error is set to why it could not go on for a reason that is not the event's; what was
- * applied before stays so if the transaction commits.
+ * how many of these are to be counted as applied now: others are not wanted any more,
+ * or are, inline, beyond the checkpoint, where they are counted yet. Its error is set to
+ * why it could not go on for a reason that is not the event's; what was applied before
+ * stays so if the transaction commits.
  */
 void
 cqrs_retry_key(CqrsProjection *projection, const CqrsCheckpoint *checkpoint, const text *key,
@@ -110,7 +111,7 @@ cqrs_retry_due(CqrsProjection *projection, const CqrsCheckpoint *checkpoint,
 		if (outcome->error != NULL)
 		{
 			/* others first, next time */
-			cqrs_dead_letter_postpone(projection->id, lfirst(lc), cqrs_park_next_retry(1));
+			cqrs_dead_letter_reschedule(projection->id, lfirst(lc), 0, cqrs_park_next_retry(1));
 			break;
 		}
 		if (cqrs_guc_handler_timeout > 0 &&
@@ -306,7 +307,7 @@ retry_failed(Retry *retry, const CqrsQueued *queued, ErrorData *error)
 	if (!queued->blocks)
 		return;
 	retry->stopped = true;
-	cqrs_dead_letter_wait(projection->id, retry->key, queued->position);
+	cqrs_dead_letter_reschedule(projection->id, retry->key, queued->position, 0);
 	if (!again && retry->patience == CQRS_PATIENCE_WORKER)
 		ereport(LOG,
 				(errmsg("projection \"%s\" gives up the event at position " INT64_FORMAT " after %d attempts: %s",

@@ -42,7 +42,7 @@ given_up(2, 'two keys that can\'t be computed');
 is(sql('SELECT max(attempts) FROM cqrs.parked'), 3, 'after as many retries as there may be');
 is(attempts_logged($from), 1, 'which is said once');
 
-$from = begin_log('key_of(payload)');
+$from = begin_log();
 my $late = $node->background_psql('postgres');
 $late->query_safe(q{BEGIN; SELECT cqrs.publish('T', 'x', 'E', '{"k": "k", "v": "bad"}')});
 events('kbad');
@@ -205,7 +205,6 @@ sql("SELECT cqrs.drop_projection('some', true)");
 
 # --- inline: what is put behind is neither told nor counted before it is applied; what a handler publishes meanwhile follows
 
-unmend();
 begin_log();
 events('abad');
 given_up(1, 'a dead letter');
@@ -301,8 +300,6 @@ sub fails
 # Creates the projection anew, which sees what comes from now on. Returns the size of the log file.
 sub begin_log
 {
-	my ($key) = @_;
-
 	unmend();
 	sql("SELECT cqrs.drop_projection(name) FROM cqrs.projection");
 	sql("TRUNCATE log");
