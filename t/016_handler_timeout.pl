@@ -110,7 +110,7 @@ $node->reload;
 poll_ok($node, 'postgres', "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'cqrs_views worker'", 'no workers', 0);
 define('calm', 'singly', "start_at => 'now'");
 publish_values("'sleep'", 1);
-fails("SET statement_timeout = '100ms'; CALL cqrs.catch_up('calm')", qr/canceling statement due to statement timeout/, 'a statement timeout');
+fails_ok($node, 'postgres', "SET statement_timeout = '100ms'; CALL cqrs.catch_up('calm')", qr/canceling statement due to statement timeout/, 'a statement timeout');
 is(status('calm'), 'running|1|0', 'leaves all as it is');
 my $session = $node->background_psql('postgres', on_error_stop => 0);
 $session->query_until(qr/started/, "SET cqrs_views.handler_timeout = 0;\n\\echo started\nCALL cqrs.catch_up('calm');\n");
@@ -119,7 +119,7 @@ poll_ok($node, 'postgres', "SELECT count(*) = 1 AND bool_and(pg_cancel_backend(p
 $session->quit;
 is(status('calm'), 'running|1|0', 'which leaves all as it is, too');
 sql("SELECT cqrs.alter_projection('calm', on_error => 'stop')");
-fails("CALL cqrs.catch_up('calm')", qr/due to handler timeout/, 'the timeout in a session');
+fails_ok($node, 'postgres', "CALL cqrs.catch_up('calm')", qr/due to handler timeout/, 'the timeout in a session');
 is(status('calm'), 'stopped|1|0', 'stops it');
 sql("SELECT cqrs.drop_projection('calm')");
 
@@ -127,7 +127,7 @@ define('locked', 'singly', "start_at => 'now'");
 publish_values("'1'", 1);
 my $locker = $node->background_psql('postgres');
 $locker->query_safe('BEGIN; LOCK locked_table IN SHARE MODE');
-fails("CALL cqrs.catch_up('locked')", qr/due to handler timeout while it waits for a lock/, 'who waits for a lock is not to blame');
+fails_ok($node, 'postgres', "CALL cqrs.catch_up('locked')", qr/due to handler timeout while it waits for a lock/, 'who waits for a lock is not to blame');
 is(status('locked'), 'running|1|0', 'and is tried again');
 $locker->query_safe('COMMIT');
 $locker->quit;
@@ -140,7 +140,7 @@ sql("SELECT cqrs.drop_projection('locked')");
 define('inlined', 'singly', "start_at => 'now', mode => 'inline'");
 publish_values("'busy'", 40);
 is(sql('SELECT sum(total) FROM inlined_totals'), 40, 'inline, the publisher may take its time');
-fails("SET statement_timeout = '100ms'; SELECT cqrs.publish('T', 'k', 'E', '{\"v\": \"loop\"}')",
+fails_ok($node, 'postgres', "SET statement_timeout = '100ms'; SELECT cqrs.publish('T', 'k', 'E', '{\"v\": \"loop\"}')",
 	qr/canceling statement due to statement timeout/, 'inline, statement_timeout is the limit');
 
 $node->stop;
@@ -197,14 +197,4 @@ sub caught_up
 sub status
 {
 	return sql("SELECT state, events_pending, events_parked FROM cqrs.projection_status WHERE name = '$_[0]'");
-}
-
-sub fails
-{
-	my ($query, $message, $what) = @_;
-	my ($status, $output, $errors) = $node->psql('postgres', $query);
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-
-	like($errors, $message, $what);
-	return;
 }

@@ -110,7 +110,7 @@ given_up(61, 'a long queue');
 mend();
 sql(q{CREATE OR REPLACE FUNCTION log(e cqrs.event) RETURNS void LANGUAGE plpgsql AS
 	'BEGIN PERFORM pg_sleep(0.05); INSERT INTO log (position, k, v) VALUES (e.position, e.payload->>''k'', value_of(e.payload)); END'});
-fails("SET statement_timeout = '500ms'; SELECT cqrs.retry_dead_letters('log')", qr/canceling statement due to statement timeout/, 'as any statement');
+fails_ok($node, 'postgres', "SET statement_timeout = '500ms'; SELECT cqrs.retry_dead_letters('log')", qr/canceling statement due to statement timeout/, 'as any statement');
 is(sql('SELECT count(*) FROM log'), 0, 'and has done nothing');
 sql(q{CREATE OR REPLACE FUNCTION log(e cqrs.event) RETURNS void LANGUAGE plpgsql AS
 	'BEGIN INSERT INTO log (position, k, v) VALUES (e.position, e.payload->>''k'', value_of(e.payload)); END'});
@@ -247,7 +247,7 @@ sql(q{CREATE OR REPLACE FUNCTION log(e cqrs.event) RETURNS void LANGUAGE plpgsql
 	INSERT INTO log (position, k, v) VALUES (e.position, e.payload->>'k', value_of(e.payload));
 	PERFORM cqrs.publish('T', 'x', 'Derived', '{"k": "a", "v": 7}'); END $$});
 mend();
-fails("SELECT cqrs.retry_dead_letters('log')", qr/keep publishing events/, 'the handler is told to stop');
+fails_ok($node, 'postgres', "SELECT cqrs.retry_dead_letters('log')", qr/keep publishing events/, 'the handler is told to stop');
 is(sql('SELECT since(0)'), 'b1', 'and nothing has changed');
 sql(q{CREATE OR REPLACE FUNCTION log(e cqrs.event) RETURNS void LANGUAGE plpgsql AS
 	'BEGIN INSERT INTO log (position, k, v) VALUES (e.position, e.payload->>''k'', value_of(e.payload)); END'});
@@ -278,7 +278,7 @@ events('abad');
 given_up(1, 'a dead letter');
 mend();
 sql("DELETE FROM cqrs.checkpoint WHERE projection = (SELECT id FROM cqrs.registry WHERE name = 'log')");
-fails("SELECT cqrs.retry_dead_letters('log')", qr/has no row in cqrs.checkpoint/, 'a retry without a checkpoint is refused');
+fails_ok($node, 'postgres', "SELECT cqrs.retry_dead_letters('log')", qr/has no row in cqrs.checkpoint/, 'a retry without a checkpoint is refused');
 
 $node->stop;
 done_testing();
@@ -286,15 +286,6 @@ done_testing();
 sub sql
 {
 	return $node->safe_psql('postgres', $_[0]);
-}
-
-sub fails
-{
-	my ($query, $message, $what) = @_;
-	local $Test::Builder::Level = $Test::Builder::Level + 1;
-	my ($status, $output, $errors) = $node->psql('postgres', $query);
-
-	return like($errors, $message, $what);
 }
 
 # Creates the projection anew, which sees what comes from now on. Returns the size of the log file.

@@ -17,7 +17,7 @@ use Time::HiRes qw(usleep);
 our @EXPORT = qw(
   new_server create_database create_log_projection create_totals
   publish unhandled repeated handled_once
-  worker_pids launcher_pid poll_ok wait_until_idle kill_postmaster
+  worker_pids launcher_pid poll_ok fails_ok wait_until_idle kill_postmaster
 );
 
 # Makes and starts a server with the extension preloaded. Settings are given as name => value and replace
@@ -191,6 +191,16 @@ sub poll_ok
 	local $Test::Builder::Level = $Test::Builder::Level + 1;
 
 	return ok($node->poll_query_until($database, $query, $expected // 't'), $what);
+}
+
+# Passes where a query fails with a message that matches.
+sub fails_ok
+{
+	my ($node, $database, $query, $message, $what) = @_;
+	my ($status, $output, $errors) = $node->psql($database, $query);
+	local $Test::Builder::Level = $Test::Builder::Level + 1;
+
+	return like($errors, $message, $what);
 }
 
 # Waits until a database has a worker that has nothing to do.
