@@ -38,6 +38,7 @@ static void apply_all(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied 
 static void apply_restored(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applied);
 static void apply_keys_to_tell(CqrsProjection *projection, CqrsBatch *batch,
 							   CqrsApplied *applied);
+static void apply_check_rights(CqrsProjection *projection);
 static void apply_check_owner(const CqrsProjection *projection);
 static void apply_constraints_immediate(void);
 static void apply_error_callback(void *arg);
@@ -164,8 +165,7 @@ cqrs_apply_run(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applie
 
 	error_context_stack = &callback;
 	cqrs_handler_blame_nobody();
-	apply_check_owner(projection);
-	cqrs_outbox_check_rights(projection->owner, false);
+	apply_check_rights(projection);
 	old = MemoryContextSwitchTo(batch->context);
 	cqrs_query_enter_user(&user, projection->owner,
 						  kind->puts_settings ? NULL : &projection->settings);
@@ -173,8 +173,6 @@ cqrs_apply_run(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applie
 	depth++;
 	PG_TRY();
 	{
-		for (int i = 0; i < projection->ntables; i++)
-			cqrs_read_table_verify(projection->tables[i], projection->owner);
 		error_context_stack = callback.previous;
 		cqrs_handler_call(&call);
 	}
@@ -442,6 +440,24 @@ cqrs_apply_error_parse(const char *text)
 								  strcspn(text, "\n") - strlen("XXXXX: "));
 	}
 	return error;
+}
+
+/*
+ * Throw unless the owner is there, may see the events, and owns the read tables, which
+ * are what they have to be. Nothing is looked up where nothing has changed since.
+ */
+static void
+apply_check_rights(CqrsProjection *projection)
+{
+	uint64		changes = cqrs_query_rights_changes();
+
+	if (projection->rights_checked == changes)
+		return;
+	apply_check_owner(projection);
+	cqrs_outbox_check_rights(projection->owner, false);
+	for (int i = 0; i < projection->ntables; i++)
+		cqrs_read_table_verify(projection->tables[i], projection->owner);
+	projection->rights_checked = changes;
 }
 
 /* Nothing in the catalogs keeps the role: its tables and functions may have gone. */

@@ -53,7 +53,11 @@ static KnownRelation known_relations[MAX_KNOWN];
 static int	nknown = 0;
 static uint64 catalog_changes = 0;
 
+/* counts changes of tables, roles and rights that this process heard of */
+static uint64 rights_changes = 1;
+
 static void query_catalog_callback(Datum arg, int cacheid, uint32 hashvalue);
+static void query_rights_callback(Datum arg, int cacheid, uint32 hashvalue);
 static void query_prepare(CqrsQuery *query);
 static int	query_settings(const CqrsQuery *query, bool shape);
 static bool query_must_shape(const CqrsQuery *query);
@@ -71,8 +75,12 @@ static void row_shutdown(DestReceiver *self);
 void
 cqrs_query_init(void)
 {
+	const int	rights[] = {AUTHMEMROLEMEM, AUTHOID, DATABASEOID, RELOID, SUBSCRIPTIONRELMAP};
+
 	CacheRegisterSyscacheCallback(RELNAMENSP, query_catalog_callback, (Datum) 0);
 	CacheRegisterSyscacheCallback(NAMESPACENAME, query_catalog_callback, (Datum) 0);
+	for (int i = 0; i < lengthof(rights); i++)
+		CacheRegisterSyscacheCallback(rights[i], query_rights_callback, (Datum) 0);
 }
 
 /*
@@ -308,8 +316,20 @@ cqrs_query_relation(const char *relname, bool missing_ok)
 	Oid			relid;
 
 	for (int i = 0; i < nknown; i++)
-		if (strcmp(known_relations[i].relname, relname) == 0)
-			return known_relations[i].relid;
+	{
+		KnownRelation known = known_relations[i];
+
+		if (strcmp(known.relname, relname) != 0)
+			continue;
+
+		/* what is asked for most often comes to stand first */
+		if (i > 0)
+		{
+			known_relations[i] = known_relations[i - 1];
+			known_relations[i - 1] = known;
+		}
+		return known.relid;
+	}
 	changes = catalog_changes;
 	nspid = query_schema();
 	relid = OidIsValid(nspid) ? get_relname_relid(relname, nspid) : InvalidOid;
@@ -322,6 +342,17 @@ cqrs_query_relation(const char *relname, bool missing_ok)
 				 errmsg("relation \"%s.%s\" does not exist", CQRS_SCHEMA, relname),
 				 errhint("Run CREATE EXTENSION cqrs_views.")));
 	return relid;
+}
+
+/*
+ * A count that rises whenever a table, what may be done with it, or a role may have
+ * changed: what a role was found to have the right to at the same count it still has.
+ * Read it before the check. Subscriptions, which say who else writes to a table, count.
+ */
+uint64
+cqrs_query_rights_changes(void)
+{
+	return rights_changes;
 }
 
 /* The role that owns a table, anybody's, that exists. */
@@ -366,6 +397,12 @@ query_catalog_callback(Datum arg, int cacheid, uint32 hashvalue)
 {
 	nknown = 0;
 	catalog_changes++;
+}
+
+static void
+query_rights_callback(Datum arg, int cacheid, uint32 hashvalue)
+{
+	rights_changes++;
 }
 
 static void

@@ -97,6 +97,7 @@ extern void cqrs_query_leave_user(CqrsUserContext *context);
 
 extern void cqrs_query_init(void);
 extern Oid	cqrs_query_relation(const char *relname, bool missing_ok);
+extern uint64 cqrs_query_rights_changes(void);
 extern Oid	cqrs_query_table_owner(Oid relid);
 extern bool cqrs_query_lock_extension(void);
 
