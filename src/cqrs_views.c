@@ -46,10 +46,12 @@ _PG_init(void)
 	cqrs_attachment_init();
 	cqrs_arrival_init();
 	cqrs_handler_init();
+
+	/* in the order in which they are looked for: for each single event, where a view is inline */
+	cqrs_handler_register(&cqrs_handler_view_kind);
 	cqrs_handler_register(&cqrs_handler_event_kind);
 	cqrs_handler_register(&cqrs_handler_batch_kind);
 	cqrs_handler_register(&cqrs_handler_reducer_kind);
-	cqrs_handler_register(&cqrs_handler_view_kind);
 	cqrs_view_cache_init();
 	cqrs_follow_init();
 

@@ -89,6 +89,7 @@ static void walk_read_whole(ReadState *state, int64 after, int64 upto);
 static void walk_read_later(ReadState *state, const CqrsWalk *walk, int64 after);
 static void walk_read_in_flight(ReadState *state, const CqrsWalk *walk, int64 whole_after,
 								int64 whole_end);
+static AttrNumber read_xid_attnum(TupleDesc desc);
 static bool read_add_row(TupleTableSlot *slot, void *arg);
 static bool read_hand_over(TupleTableSlot *slot, void *arg);
 
@@ -369,7 +370,7 @@ cqrs_outbox_read_inserted(CqrsBatch *batch, TriggerData *trigdata, CqrsReadLimit
 	FullTransactionId xid = GetTopFullTransactionId();
 	TupleTableSlot *slot = MakeSingleTupleTableSlot(desc, &TTSOpsMinimalTuple);
 	int			attnum[CQRS_EVENT_NCOLUMNS];
-	int			xid_attnum = SPI_fnumber(desc, "xid");
+	AttrNumber	xid_attnum = read_xid_attnum(desc);
 	bool		as_is = cqrs_event_row_matches(batch, desc);
 	bool		more = true;
 
@@ -498,6 +499,17 @@ cqrs_outbox_read_aggregate(text *aggregate_id, text *aggregate_type, int64 after
 }
 
 /* --------------------------------------------------------------- helpers */
+
+/* The column that says which transaction has published: where the extension has it, or anywhere. */
+static AttrNumber
+read_xid_attnum(TupleDesc desc)
+{
+	const int	usual = CQRS_EVENT_NCOLUMNS + 1;
+
+	if (desc->natts >= usual && strcmp(NameStr(TupleDescAttr(desc, usual - 1)->attname), "xid") == 0)
+		return usual;
+	return SPI_fnumber(desc, "xid");
+}
 
 static bool
 read_add_row(TupleTableSlot *slot, void *arg)

@@ -33,6 +33,7 @@
 #include "catalog/objectaddress.h"
 #include "miscadmin.h"
 #include "nodes/memnodes.h"
+#include "tcop/pquery.h"
 #include "utils/fmgroids.h"
 #include "utils/memutils.h"
 #include "utils/portal.h"
@@ -163,8 +164,11 @@ portal_parent(void)
 static Portal
 portal_of(MemoryContext context)
 {
-	Portal		portal = context->ident == NULL ? NULL : GetPortalByName(context->ident);
+	Portal		portal;
 
+	if (ActivePortal != NULL && ActivePortal->portalContext == context)
+		return ActivePortal;
+	portal = context->ident == NULL ? NULL : GetPortalByName(context->ident);
 	if (portal == NULL || portal->portalContext != context)
 		portal = GetPortalByName("");
 	return portal != NULL && portal->portalContext == context ? portal : NULL;

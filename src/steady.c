@@ -52,6 +52,7 @@
 #include "steady.h"
 #include "upsert.h"
 
+static void steady_lock(const PlannedStmt *plan);
 static void steady_execute(const CachedPlanSource *source, ParamListInfo params,
 						   CqrsRowFn row_fn, void *arg);
 static CachedPlanSource *steady_source(const CqrsQuery *query);
@@ -101,15 +102,8 @@ cqrs_steady_run(CqrsQuery *query, const Datum *args, const char *nulls, CqrsRowF
 		.callback = steady_error_callback,
 		.arg = query
 	};
-	ListCell   *lc;
 
-	foreach(lc, steady_plan(source)->rtable)
-	{
-		RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
-
-		if (rte->rtekind == RTE_RELATION)
-			LockRelationOid(rte->relid, rte->rellockmode);
-	}
+	steady_lock(steady_plan(source));
 
 	/*
 	 * To have the locks is to have heard of all that was done before. Who has heard
@@ -133,6 +127,24 @@ cqrs_steady_run(CqrsQuery *query, const Datum *args, const char *nulls, CqrsRowF
 	CommandCounterIncrement();
 	error_context_stack = callback.previous;
 	return true;
+}
+
+/* Lock the plan's tables. What ON CONFLICT calls excluded is in the list as its table once more. */
+static void
+steady_lock(const PlannedStmt *plan)
+{
+	Oid			latest = InvalidOid;
+	ListCell   *lc;
+
+	foreach(lc, plan->rtable)
+	{
+		RangeTblEntry *rte = lfirst_node(RangeTblEntry, lc);
+
+		if (rte->rtekind != RTE_RELATION || rte->relid == latest)
+			continue;
+		LockRelationOid(rte->relid, rte->rellockmode);
+		latest = rte->relid;
+	}
 }
 
 /* Run the plan under the active snapshot. */
