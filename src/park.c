@@ -162,14 +162,13 @@ cqrs_park_hold_back(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *a
 /*
  * Find what makes a batch fail that has failed as a whole, put it aside, and
  * apply the rest, in the current transaction. Afterwards, applied has what was
- * applied. Returns NULL, or the error that no event is to blame for: then the
- * caller's transaction is not to commit.
+ * applied. Returns NULL, or the error that no event is to blame for, which outlives the
+ * batch: then the caller's transaction is not to commit.
  */
 ErrorData *
 cqrs_park_isolate(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applied,
 				  CqrsPatience patience)
 {
-	MemoryContext old = MemoryContextSwitchTo(batch->context);
 	Parking    *parking = parking_begin(projection, batch, applied, patience);
 	ErrorData  *error;
 
@@ -178,7 +177,6 @@ cqrs_park_isolate(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *app
 	parking->given = applied->events;
 	parking->ngiven = applied->nevents;
 	error = cqrs_apply_as_whole(parking_isolate, parking);
-	MemoryContextSwitchTo(old);
 	if (error != NULL)
 		return error;
 
