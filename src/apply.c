@@ -285,22 +285,29 @@ apply_in_subtransaction(CqrsProjection *projection, CqrsBatch *batch, CqrsApplie
 	ResourceOwner owner = CurrentResourceOwner;
 	ErrorData  *volatile error = NULL;
 
+	/* what another projection's handler publishes is done in the time that it has */
+	bool		limited = !cqrs_deadline_is_set();
+
 	BeginInternalSubTransaction(NULL);
 	MemoryContextSwitchTo(context);
-	cqrs_deadline_begin(cqrs_guc_handler_timeout);
+	if (limited)
+		cqrs_deadline_begin(cqrs_guc_handler_timeout);
 	PG_TRY();
 	{
 		action(projection, batch, applied);
-		cqrs_deadline_end();
+		if (limited)
+			cqrs_deadline_end();
 		ReleaseCurrentSubTransaction();
 	}
 	PG_CATCH();
 	{
-		cqrs_deadline_end();
+		if (limited)
+			cqrs_deadline_end();
 		MemoryContextSwitchTo(context);
 		error = CopyErrorData();
 		FlushErrorState();
-		cqrs_deadline_explain(error, NameStr(projection->name));
+		if (limited)
+			cqrs_deadline_explain(error, NameStr(projection->name));
 		RollbackAndReleaseCurrentSubTransaction();
 	}
 	PG_END_TRY();
