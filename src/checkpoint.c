@@ -375,12 +375,13 @@ cqrs_checkpoint_snapshot_sees(Datum snapshot, FullTransactionId xid)
 
 /*
  * Has the projection processed every event that is visible in the snapshot? An
- * older era, or a frozen interval, has to be walked to its end first.
+ * older era has to be walked to its end first. A frozen interval counts when it is,
+ * too; but what it begins from may be all that is asked for.
  */
 bool
 cqrs_checkpoint_covers(const CqrsCheckpoint *checkpoint, Datum snapshot)
 {
-	return !checkpoint->restored && !checkpoint->frozen &&
+	return !checkpoint->restored &&
 		cqrs_outbox_pending_interval(&checkpoint->walk, snapshot, PG_INT64_MAX,
 										  1).events == 0;
 }
