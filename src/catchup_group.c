@@ -14,6 +14,7 @@
 #include "apply.h"
 #include "catchup_group.h"
 #include "horizon.h"
+#include "outbox.h"
 #include "restore.h"
 
 /* whether a dump has been restored is looked at so often; ms */
@@ -42,6 +43,7 @@ cqrs_catchup_group_lock(CqrsMember *members, int nmembers, bool wait, CqrsErrorP
 
 	if (!group_lock_members(members, nmembers, wait))
 		return 0;
+	cqrs_outbox_lock_to_read();
 	*settled = cqrs_horizon_settled();
 	PushActiveSnapshot(GetTransactionSnapshot());
 	if (group_read_checkpoints(members, nmembers, policy, checkpoints))

@@ -136,6 +136,17 @@ cqrs_outbox_begin_era(void)
 		cqrs_era_begin(cqrs_outbox_last_position());
 }
 
+/*
+ * Lock the outbox as a reader does, to the end of the transaction: before the snapshot
+ * is taken that it is read under. To an older one, a table that an ALTER TABLE has
+ * rewritten meanwhile looks empty.
+ */
+void
+cqrs_outbox_lock_to_read(void)
+{
+	LockRelationOid(cqrs_query_relation("outbox", false), AccessShareLock);
+}
+
 /* The highest committed position; 0 where there is none. */
 int64
 cqrs_outbox_last_position(void)

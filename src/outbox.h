@@ -19,6 +19,7 @@ extern void cqrs_outbox_begin_era(void);
 extern int64 cqrs_outbox_last_position(void);
 extern int64 cqrs_outbox_drawn(void);
 extern bool cqrs_outbox_published_here(void);
+extern void cqrs_outbox_lock_to_read(void);
 extern int64 cqrs_outbox_publish(Datum *values, const char *nulls);
 extern void cqrs_outbox_grant(Oid roleid);
 

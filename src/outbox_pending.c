@@ -9,6 +9,7 @@
 #include "catalog/pg_type.h"
 #include "utils/timestamp.h"
 
+#include "outbox.h"
 #include "outbox_pending.h"
 #include "query.h"
 
@@ -42,6 +43,7 @@ cqrs_outbox_pending_interval(const CqrsWalk *walk, Datum upto, int64 last, int l
 	};
 	CqrsPending pending = {0};
 
+	cqrs_outbox_lock_to_read();
 	cqrs_query_run(&query, args, NULL, pending_keep, &pending);
 	return pending;
 }
@@ -72,6 +74,7 @@ cqrs_outbox_pending_walk(const CqrsWalk *walk, int limit)
 	};
 	CqrsPending pending = {0};
 
+	cqrs_outbox_lock_to_read();
 	cqrs_query_run(&query, args, NULL, pending_keep, &pending);
 	return pending;
 }

@@ -417,6 +417,8 @@ cqrs_outbox_read_positions(CqrsBatch *batch, const int64 *positions, int npositi
 	Datum	   *elements = palloc(Max(npositions, 1) * sizeof(Datum));
 	Datum		arg;
 
+	/* what is not found is taken for gone */
+	cqrs_outbox_lock_to_read();
 	for (int i = 0; i < npositions; i++)
 		elements[i] = Int64GetDatum(positions[i]);
 	arg = PointerGetDatum(construct_array(elements, npositions, INT8OID, sizeof(int64),
