@@ -40,6 +40,8 @@ typedef struct Leaving
 	int			kept;
 } Leaving;
 
+static void member_retry_later(CqrsMember *member, CqrsProjection *projection,
+							   const ErrorData *error);
 static ErrorData *member_work(void *arg);
 static void member_leave_out_parked(const CqrsProjection *projection, CqrsApplied *applied);
 static bool leave_out(TupleTableSlot *slot, void *arg);
@@ -79,6 +81,12 @@ cqrs_catchup_member_retry(CqrsMember *member, CqrsProjection *projection,
 	cqrs_park_note(projection, NULL);
 	if (outcome.applied > 0)
 		cqrs_checkpoint_advance(checkpoint, outcome.applied);
+	if (outcome.error != NULL && cqrs_projection_is_inline(projection) &&
+		!cqrs_apply_error_is_transient(outcome.error))
+	{
+		member_retry_later(member, projection, outcome.error);
+		return;
+	}
 	member->error = outcome.error;
 	if (member->error != NULL)
 	{
@@ -186,7 +194,8 @@ cqrs_catchup_member_apply_range(CqrsMember *member, CqrsProjection *projection,
 
 /*
  * A member's own work is undone; say what becomes of it, in the transaction that
- * the others commit in.
+ * the others commit in. Whoever asked for it is told of an error that is nobody's fault,
+ * and may ask again.
  */
 void
 cqrs_catchup_member_fail(CqrsMember *member, CqrsProjection *projection, CqrsErrorPolicy policy)
@@ -196,7 +205,7 @@ cqrs_catchup_member_fail(CqrsMember *member, CqrsProjection *projection, CqrsErr
 	bool		transient = cqrs_apply_error_is_transient(member->error);
 
 	if (transient && policy == CQRS_ERROR_STOP)
-		ReThrowError(member->error);
+		return;
 	if (transient)
 	{
 		member->next_retry_at = cqrs_park_next_retry(projection->retries + 1);
@@ -266,6 +275,22 @@ cqrs_catchup_member_arrive(CqrsMember *member, CqrsProjection *projection)
 }
 
 /* --------------------------------------------------------------- helpers */
+
+/*
+ * A retry could not go on for a reason that is not the events'. Publishers do: a stop
+ * would have what they apply meanwhile applied again.
+ */
+static void
+member_retry_later(CqrsMember *member, CqrsProjection *projection, const ErrorData *error)
+{
+	member->no_retry_before = cqrs_park_next_retry(1);
+	cqrs_park_note(projection, error);
+	ereport(LOG,
+			(errmsg("projection \"%s\" could not retry dead letters: %s",
+					NameStr(projection->name), error->message),
+			 error->context ? errdetail_log("%s", error->context) : 0,
+			 errhidestmt(true)));
+}
 
 /* Hold back what has to wait, and apply the rest. Returns NULL or the error. */
 static ErrorData *

@@ -23,7 +23,7 @@
 typedef enum CqrsErrorPolicy
 {
 	CQRS_ERROR_THROW,			/* throw: the caller's transaction depends on it */
-	CQRS_ERROR_STOP,			/* stop the projection; throw transient ones */
+	CQRS_ERROR_STOP,			/* stop the projection; transient ones are for the caller */
 	CQRS_ERROR_RETRY			/* stop the projection; retry transient ones later */
 } CqrsErrorPolicy;
 
@@ -37,7 +37,7 @@ typedef struct CqrsMember
 	int			limit;			/* in: events to read at once; 0 = its batch_size */
 	bool		turn;			/* in: postponed in the last pass, so take it now */
 	CqrsBegins	begins;			/* in: told of each batch before it is applied; or NULL */
-	TimestampTz no_retry_before;	/* in, out: publishers could not be locked out for one */
+	TimestampTz no_retry_before;	/* in, out: of what was put aside, when one could not be made */
 	bool		locked;			/* out: it took part */
 	int			nevents;		/* out: events read, wanted or not */
 	bool		by_publishers;	/* out: they have applied them already */

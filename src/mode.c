@@ -24,6 +24,7 @@
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
 
+#include "apply.h"
 #include "catchup.h"
 #include "checkpoint.h"
 #include "mode.h"
@@ -60,6 +61,9 @@ cqrs_mode_enter_inline(int32 id, CqrsErrorPolicy policy)
 	if (!cqrs_outbox_lock_publishers(NULL, 0))
 		return false;
 	member = mode_drain(id, policy);
+	if (member.error != NULL && policy == CQRS_ERROR_STOP &&
+		cqrs_apply_error_is_transient(member.error))
+		ReThrowError(member.error);
 	if (member.error != NULL || !member.locked)
 		return false;
 
@@ -87,6 +91,9 @@ cqrs_mode_leave_inline(CqrsProjection *projection, bool lock_read_tables)
 	int			attempt = 0;
 
 	cqrs_mode_require_clean_transaction("take a projection out of inline mode");
+
+	/* what there is by now does not have to keep publishers waiting */
+	mode_drain(projection->id, CQRS_ERROR_THROW);
 	while (!cqrs_outbox_lock_publishers(projection->tables, nrelids))
 	{
 		if (++attempt >= LEAVE_ATTEMPTS)

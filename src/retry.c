@@ -19,6 +19,7 @@
 
 #include "dead_letter.h"
 #include "guc.h"
+#include "handler.h"
 #include "notify.h"
 #include "outbox.h"
 #include "outbox_read.h"
@@ -57,6 +58,7 @@ static void retry_one(Retry *retry, const CqrsQueued *queued, int event);
 static bool retry_moves(Retry *retry, int event, ErrorData **error);
 static ErrorData *retry_apply(Retry *retry, int first, int nevents);
 static bool retry_counts(const Retry *retry, int64 position);
+static bool retry_may_fail(const Retry *retry, const ErrorData *error);
 static void retry_settle(Retry *retry, const CqrsQueued *queued, int n);
 static void retry_failed(Retry *retry, const CqrsQueued *queued, ErrorData *error);
 static void retry_tell(const Retry *retry);
@@ -166,7 +168,7 @@ retry_part(Retry *retry)
 		error = retry_apply(retry, 0, retry->batch->nevents);
 	if (at_once && error == NULL)
 		retry_settle(retry, retry->queue, retry->length);
-	else if (at_once && !cqrs_park_may(retry->projection, error))
+	else if (at_once && !retry_may_fail(retry, error))
 	{
 		retry->outcome->error = error;
 		retry->stopped = true;
@@ -207,7 +209,7 @@ retry_one(Retry *retry, const CqrsQueued *queued, int event)
 		error = retry_apply(retry, event, 1);
 	if (error == NULL)
 		retry_settle(retry, queued, 1);
-	else if (cqrs_park_may(retry->projection, error))
+	else if (retry_may_fail(retry, error))
 		retry_failed(retry, queued, error);
 	else
 	{
@@ -277,6 +279,18 @@ retry_counts(const Retry *retry, int64 position)
 	return !cqrs_projection_is_inline(retry->projection) ||
 		!cqrs_outbox_read_xid(position, &xid) ||
 		cqrs_checkpoint_covers_event(retry->checkpoint, position, xid);
+}
+
+/*
+ * May events stay aside for the error? Where on_error has become "stop", an inline
+ * projection can't stop instead: publishers have gone on.
+ */
+static bool
+retry_may_fail(const Retry *retry, const ErrorData *error)
+{
+	return cqrs_park_may(retry->projection, error) ||
+		(cqrs_projection_is_inline(retry->projection) && cqrs_handler_was_running() &&
+		 !cqrs_apply_error_is_transient(error));
 }
 
 /* Some were applied, or are not wanted, or there, any more. */

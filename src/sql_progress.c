@@ -49,9 +49,9 @@ typedef struct Drive
 {
 	MemoryContext context;
 	List	   *ids;			/* projections still to be processed */
-	ErrorData  *error;			/* the first that stopped one of them, */
+	ErrorData  *error;			/* the first that one of them met, */
 	MemoryContext error_context;	/* and the memory that it lives in */
-	char	   *stopped;		/* its name */
+	char	   *stopped;		/* the name of the one that it stopped; NULL = none */
 } Drive;
 
 static void drive_begin(Drive *drive);
@@ -61,6 +61,7 @@ static List *drive_pass(Drive *drive);
 static void drive_switch(Drive *drive, int32 id);
 static void drive_note_error(Drive *drive, const CqrsProjection *projection,
 							 ErrorData *error);
+static void drive_note_stop(Drive *drive, const CqrsProjection *projection);
 static void drive_end(Drive *drive);
 static List *manageable_projections(void);
 static CqrsProjection *refuse_inactive(CqrsProjection *projection, const char *what);
@@ -77,7 +78,7 @@ static int64 interval_to_ms(const Interval *interval);
  * before the call: of one projection, which must be running, or of all active
  * ones that the caller may manage. Waits for batches in progress elsewhere. If a
  * handler fails, its projection stops, the others go on, and then the error is
- * thrown.
+ * thrown; so it is if it fails by nobody's fault, but then nothing stops.
  */
 Datum
 cqrs_sql_catch_up(PG_FUNCTION_ARGS)
@@ -134,10 +135,7 @@ cqrs_sql_rebuild_projection(PG_FUNCTION_ARGS)
 	cqrs_sql_arg_refuse_atomic(fcinfo, "cqrs.rebuild_projection");
 
 	drive_begin(&drive);
-	projection = cqrs_projection_find(name, false);
-	cqrs_projection_check_owner(projection);
-	cqrs_checkpoint_lock(projection->id, true);
-	projection = cqrs_projection_find(name, false);
+	projection = cqrs_sql_arg_projection(fcinfo);
 	if (projection->state == CQRS_STATE_PAUSED)
 		refuse_inactive(projection, "rebuild");
 	old = MemoryContextSwitchTo(drive.context);
@@ -298,8 +296,7 @@ drive_pass(Drive *drive)
 			drive_note_error(drive, projection, members[i].error);
 		else if (!members[i].locked && projection != NULL &&
 				 projection->state == CQRS_STATE_STOPPED)
-			drive_note_error(drive, projection,
-							 cqrs_apply_error_parse(projection->last_error));
+			drive_note_stop(drive, projection);
 		if (members[i].wants_switch)
 			switching = lappend_int(switching, members[i].projection);
 		if (!members[i].locked || !members[i].more)
@@ -324,6 +321,8 @@ drive_switch(Drive *drive, int32 id)
 
 		drive_commit();
 		projection = cqrs_projection_get(id);
+		if (projection != NULL && projection->state == CQRS_STATE_STOPPED)
+			drive_note_stop(drive, projection);
 		if (done || projection == NULL || projection->state != CQRS_STATE_SWITCHING)
 			return;
 	}
@@ -343,13 +342,26 @@ drive_note_error(Drive *drive, const CqrsProjection *projection, ErrorData *erro
 	if (drive->error != NULL)
 		return;
 	drive->error = error;
-	drive->stopped = pstrdup(projection ? NameStr(projection->name) : "");
+	if (projection != NULL && projection->state == CQRS_STATE_STOPPED)
+		drive->stopped = pstrdup(NameStr(projection->name));
+}
+
+/* The same for what has stopped it, as far as its status tells, in the call's memory context. */
+static void
+drive_note_stop(Drive *drive, const CqrsProjection *projection)
+{
+	MemoryContext old = MemoryContextSwitchTo(drive->context);
+
+	drive_note_error(drive, projection, cqrs_apply_error_parse(projection->last_error));
+	MemoryContextSwitchTo(old);
 }
 
 static void
 drive_end(Drive *drive)
 {
 	SPI_finish();
+	if (drive->error != NULL && drive->stopped == NULL)
+		ReThrowError(drive->error);
 	if (drive->error != NULL)
 		ereport(ERROR,
 				(errcode(drive->error->sqlerrcode),

@@ -120,6 +120,9 @@ foreach my $test (['Spilling', qr/temporary file size exceeds/], ['Hoarding', qr
 	sql("SELECT setval('calls', 1, false)");
 	publish_one($type);
 	$node->wait_for_log(qr/projection "done" will be retried: $message/, $from);
+
+	# before: who has all locks leaves none for a connection
+	$node->wait_for_log(qr/projection "done" recovered/, $from);
 	applied($type);
 	is(sql("SELECT last_value > 4 FROM calls"), 't', "$type: after failures");
 }
