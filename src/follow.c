@@ -12,6 +12,13 @@
  * with another one, or a read table in a form that it can't have. What the bodies
  * of functions name, nobody follows.
  *
+ * Commands nest: other event triggers run some, as do the scripts of extensions. So
+ * there are notes for each command under way, the innermost first, told apart by the
+ * statement, which is the same node when a command begins and when it ends. Not every
+ * command that begins comes to an end: an error's notes go with the (sub)transaction,
+ * and others' (of DROP EXTENSION, say, which drops our triggers) with the command that
+ * they are within, or the transaction.
+ *
  * REASSIGN OWNED is no such command: it fires no event trigger. It is caught on
  * its way to the server, which has to have our library for that: preloaded, or
  * called in the session before. It moves tables and functions, and we move what
@@ -20,7 +27,7 @@
  *
  * Whoever runs such a command waits while somebody else's queries are read. To read
  * one is to run none of its functions, but a type's input may have the CHECKs of
- * domains run; so there is little time for each.
+ * domains run; so there is little time for each, and none may run such a command.
  *
  * Locks: that of each projection that changes, to the end of the transaction.
  */
@@ -71,6 +78,16 @@ typedef struct Noted
 	List	   *named_types;	/* and of their types */
 } Noted;
 
+/* a command under way; in a memory context of its own, which goes with the transaction */
+typedef struct Command
+{
+	struct Command *outer;
+	MemoryContext context;
+	int			xact_level;		/* the transaction's, or subtransaction's */
+	const Node *statement;
+	List	   *notes;			/* of Noted */
+} Command;
+
 /* a projection whose query, or key, is being read */
 typedef struct Reading
 {
@@ -79,18 +96,24 @@ typedef struct Reading
 	List	   *types;			/* both as OIDs */
 } Reading;
 
-static List *noted = NIL;
-static MemoryContext noted_context = NULL;
+static Command *innermost = NULL;
+static bool reading_text = false;
 
 static ProcessUtility_hook_type previous_hook = NULL;
 
-static Noted *note_projection(CqrsProjection *projection, bool texts);
+static Command *command_take(const Node *statement);
+static void command_abort_sub(SubXactEvent event, SubTransactionId subid,
+							  SubTransactionId parent, void *arg);
+static void command_end_all(XactEvent event, void *arg);
+static Noted *note_projection(MemoryContext context, CqrsProjection *projection, bool texts);
 static bool text_is_readable(Reading *reading);
 static ErrorData *text_try(void *arg);
 static void text_read(Reading *reading);
 static List *column_types(const CqrsProjection *projection);
 static bool is_sound(const CqrsProjection *projection);
 static void follow_names(const Noted *note);
+static const char *handler_follow(const Noted *note);
+static bool handler_is_noted(const CqrsProjection *projection, const Noted *note);
 static void follow_tables(const Noted *note);
 static void follow_text(const Noted *note, const char *command);
 static List *path_schemas(const char *path);
@@ -109,67 +132,114 @@ static void reassign_end(const List *projections, Oid owner);
 void
 cqrs_follow_init(void)
 {
+	RegisterSubXactCallback(command_abort_sub, NULL);
+	RegisterXactCallback(command_end_all, NULL);
 	previous_hook = ProcessUtility_hook;
 	ProcessUtility_hook = follow_utility;
 }
 
 /*
- * A command begins that may give something another name. With texts, it may also
- * be one that a query or a key names.
+ * A command begins, of that name, that may give something another name. With texts, it
+ * may also be one that a query or a key names. Throws where such a text runs it.
  */
 void
-cqrs_follow_note(bool texts)
+cqrs_follow_note(const Node *statement, const char *name, bool texts)
 {
-	ListCell   *lc;
-	MemoryContext old;
+	MemoryContext context;
+	Command    *command;
 	CqrsUserContext user;
+	ListCell   *lc;
 
-	if (noted_context == NULL)
-		noted_context = AllocSetContextCreate(TopMemoryContext, "cqrs_views names",
-											  ALLOCSET_SMALL_SIZES);
-	noted = NIL;
-	MemoryContextReset(noted_context);
+	if (reading_text)
+		ereport(ERROR,
+				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
+				 errmsg("cannot execute %s while the query of a view or a key is read", name)));
 	if (cqrs_projection_list() == NIL)
 		return;
+
+	context = AllocSetContextCreate(CurTransactionContext, "cqrs_views names",
+									ALLOCSET_SMALL_SIZES);
+	command = MemoryContextAllocZero(context, sizeof(Command));
+	command->context = context;
+	command->xact_level = GetCurrentTransactionNestLevel();
+	command->statement = statement;
 
 	/* whoever alters something need not be able to look into our schemas */
 	cqrs_query_enter_owner(&user);
 	foreach(lc, cqrs_projection_list())
 	{
-		Noted	   *note = note_projection(lfirst(lc), texts);
+		Noted	   *note = note_projection(context, lfirst(lc), texts);
+		MemoryContext old = MemoryContextSwitchTo(context);
 
-		old = MemoryContextSwitchTo(noted_context);
-		noted = lappend(noted, note);
+		command->notes = lappend(command->notes, note);
 		MemoryContextSwitchTo(old);
 	}
 	cqrs_query_leave_user(&user);
+	command->outer = innermost;
+	innermost = command;
 }
 
 /*
- * The command is done. Throws, naming it, where it takes the meaning of a query or
- * key away, or gives a read table a form that it can't have.
+ * The command of that name is done. Throws, naming it, where it takes the meaning of a
+ * query or key away, or gives a read table a form that it can't have.
  */
 void
-cqrs_follow_noted(const char *command)
+cqrs_follow_noted(const Node *statement, const char *name)
 {
-	List	   *notes = noted;
+	Command    *command = command_take(statement);
 	ListCell   *lc;
 
-	/* what is done here is no command of its own */
-	noted = NIL;
-	foreach(lc, notes)
+	if (command == NULL)
+		return;
+	foreach(lc, command->notes)
 		follow_names(lfirst(lc));
-	foreach(lc, notes)
+	foreach(lc, command->notes)
 		follow_tables(lfirst(lc));
-	foreach(lc, notes)
-		follow_text(lfirst(lc), command);
+	foreach(lc, command->notes)
+		follow_text(lfirst(lc), name);
+	MemoryContextDelete(command->context);
+}
+
+/* -------------------------------------------------------------- commands */
+
+/*
+ * The command of that statement, which is under way no more; NULL where nothing was
+ * noted of it. Those within it that came to no end are forgotten.
+ */
+static Command *
+command_take(const Node *statement)
+{
+	Command    *command = innermost;
+
+	while (command != NULL && command->statement != statement)
+		command = command->outer;
+	if (command != NULL)
+		innermost = command->outer;
+	return command;
+}
+
+/* A subtransaction is aborted, and with it the commands that began in it. */
+static void
+command_abort_sub(SubXactEvent event, SubTransactionId subid, SubTransactionId parent, void *arg)
+{
+	if (event != SUBXACT_EVENT_ABORT_SUB)
+		return;
+	while (innermost != NULL && innermost->xact_level >= GetCurrentTransactionNestLevel())
+		innermost = innermost->outer;
+}
+
+/* However a transaction ends, no command is under way any more. */
+static void
+command_end_all(XactEvent event, void *arg)
+{
+	innermost = NULL;
 }
 
 /* ----------------------------------------------------------------- names */
 
-/* In the notes' memory context. */
+/* What the texts of a projection mean now; in that memory context. */
 static Noted *
-note_projection(CqrsProjection *projection, bool texts)
+note_projection(MemoryContext context, CqrsProjection *projection, bool texts)
 {
 	bool		readable = false;
 	Reading		reading = {.projection = projection};
@@ -182,7 +252,7 @@ note_projection(CqrsProjection *projection, bool texts)
 	if (texts && SearchSysCacheExists1(AUTHOID, ObjectIdGetDatum(projection->owner)))
 		readable = text_is_readable(&reading);
 
-	old = MemoryContextSwitchTo(noted_context);
+	old = MemoryContextSwitchTo(context);
 	note = palloc0(sizeof(Noted));
 	note->projection = projection->id;
 	if (projection->handler != NULL)
@@ -226,14 +296,17 @@ text_try(void *arg)
 
 	if (limited)
 		cqrs_deadline_begin(READ_TIMEOUT);
+	reading_text = true;
 	PG_TRY();
 	{
 		text_read(reading);
+		reading_text = false;
 		if (limited)
 			cqrs_deadline_end();
 	}
 	PG_CATCH();
 	{
+		reading_text = false;
 		if (limited)
 			cqrs_deadline_end();
 		MemoryContextSwitchTo(context);
@@ -273,13 +346,10 @@ text_read(Reading *reading)
 static void
 follow_names(const Noted *note)
 {
-	const char *handler = NULL;
+	const char *handler = handler_follow(note);
 	const char *path = path_follow(note);
 	CqrsProjection *projection;
 
-	if (OidIsValid(note->function) &&
-		SearchSysCacheExists1(PROCOID, ObjectIdGetDatum(note->function)))
-		handler = cqrs_handler_signature(note->function);
 	if ((handler == NULL || strcmp(handler, note->handler) == 0) &&
 		strcmp(path, note->path_text) == 0)
 		return;
@@ -289,12 +359,39 @@ follow_names(const Noted *note)
 	if (projection == NULL)
 		return;
 
-	/* it may have been changed while we waited */
+	/* whom we waited for, or a command within this one, may have given more names */
+	handler = handler_follow(note);
+	path = path_follow(note);
 	if (handler != NULL && projection->handler != NULL &&
-		strcmp(projection->handler, note->handler) == 0)
+		strcmp(handler, projection->handler) != 0 && handler_is_noted(projection, note))
 		cqrs_registry_set_handler(projection->id, handler);
-	if (strcmp(path, note->path_text) != 0)
+	if (strcmp(path, path_of(projection)) != 0)
 		cqrs_registry_set_setting(projection->id, "search_path", path);
+}
+
+/* The signature of the noted handler now; NULL where there is none. */
+static const char *
+handler_follow(const Noted *note)
+{
+	if (!OidIsValid(note->function) ||
+		!SearchSysCacheExists1(PROCOID, ObjectIdGetDatum(note->function)))
+		return NULL;
+	return cqrs_handler_signature(note->function);
+}
+
+/* Is the handler still the noted one, be it by a name that this had in between? */
+static bool
+handler_is_noted(const CqrsProjection *projection, const Noted *note)
+{
+	CqrsUserContext user;
+	Oid			function;
+
+	if (strcmp(projection->handler, note->handler) == 0)
+		return true;
+	cqrs_query_enter_owner(&user);
+	function = cqrs_handler_find(projection);
+	cqrs_query_leave_user(&user);
+	return !OidIsValid(function);
 }
 
 /*

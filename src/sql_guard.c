@@ -160,15 +160,17 @@ Datum
 cqrs_sql_guard_names(PG_FUNCTION_ARGS)
 {
 	EventTriggerData *data = (EventTriggerData *) fcinfo->context;
+	const char *name;
 
 	require_event_trigger(fcinfo);
 	if (cqrs_guc_allow_writes || IsBinaryUpgrade ||
 		!OidIsValid(cqrs_query_relation("registry", true)))
 		PG_RETURN_NULL();
+	name = GetCommandTagName(data->tag);
 	if (strcmp(data->event, "ddl_command_start") == 0)
-		cqrs_follow_note(data->tag != CMDTAG_ALTER_TABLE);
+		cqrs_follow_note(data->parsetree, name, data->tag != CMDTAG_ALTER_TABLE);
 	else
-		cqrs_follow_noted(GetCommandTagName(data->tag));
+		cqrs_follow_noted(data->parsetree, name);
 	PG_RETURN_NULL();
 }
 
