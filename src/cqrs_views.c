@@ -27,6 +27,7 @@
 #include "projection.h"
 #include "query.h"
 #include "read_table.h"
+#include "reassign.h"
 #include "session.h"
 #include "shmem.h"
 #include "view_cache.h"
@@ -54,6 +55,7 @@ _PG_init(void)
 	cqrs_handler_register(&cqrs_handler_reducer_kind);
 	cqrs_view_cache_init();
 	cqrs_follow_init();
+	cqrs_reassign_init();
 
 	/* pg_upgrade runs servers in which nothing may happen by itself */
 	if (process_shared_preload_libraries_in_progress && !IsBinaryUpgrade)

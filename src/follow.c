@@ -1,7 +1,6 @@
 /*
  * follow.c
- *		Keep to what a projection is defined by while that gets another name or
- *		owner.
+ *		Keep to what a projection is defined by while that gets another name.
  *
  * A handler, the schemas of the search_path, a view's query and a key are kept as
  * text, since OIDs of functions survive neither dumps nor pg_upgrade. So event
@@ -19,12 +18,6 @@
  * and others' (of DROP EXTENSION, say, which drops our triggers) with the command that
  * they are within, or the transaction.
  *
- * REASSIGN OWNED is no such command: it fires no event trigger. It is caught on
- * its way to the server, which has to have our library for that: preloaded, or
- * called in the session before. It moves tables and functions, and we move what
- * they make up. ALTER TABLE .. OWNER is not followed: that would let the one owner's
- * key and settings run as the other, without anybody's word for it.
- *
  * Whoever runs such a command waits while somebody else's queries are read. To read
  * one is to run none of its functions, but a type's input may have the CHECKs of
  * domains run; so there is little time for each, and none may run such a command.
@@ -37,11 +30,6 @@
 #include "access/xact.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_class.h"
-#include "commands/user.h"
-#include "miscadmin.h"
-#include "nodes/parsenodes.h"
-#include "tcop/utility.h"
-#include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
@@ -54,7 +42,6 @@
 #include "follow.h"
 #include "function.h"
 #include "handler.h"
-#include "outbox.h"
 #include "query.h"
 #include "read_table.h"
 #include "registry.h"
@@ -99,8 +86,6 @@ typedef struct Reading
 static Command *innermost = NULL;
 static bool reading_text = false;
 
-static ProcessUtility_hook_type previous_hook = NULL;
-
 static Command *command_take(const Node *statement);
 static void command_abort_sub(SubXactEvent event, SubTransactionId subid,
 							  SubTransactionId parent, void *arg);
@@ -121,12 +106,6 @@ static char *path_follow(const Noted *note);
 static const char *path_of(const CqrsProjection *projection);
 static void follow_refuse(const CqrsProjection *projection, const char *command,
 						  const char *why);
-static void follow_utility(PlannedStmt *pstmt, const char *query, bool read_only,
-						   ProcessUtilityContext context, ParamListInfo params,
-						   QueryEnvironment *environment, DestReceiver *dest,
-						   QueryCompletion *completion);
-static List *reassign_begin(const List *roles);
-static void reassign_end(const List *projections, Oid owner);
 
 /* Called once per process, from _PG_init. */
 void
@@ -134,8 +113,6 @@ cqrs_follow_init(void)
 {
 	RegisterSubXactCallback(command_abort_sub, NULL);
 	RegisterXactCallback(command_end_all, NULL);
-	previous_hook = ProcessUtility_hook;
-	ProcessUtility_hook = follow_utility;
 }
 
 /*
@@ -533,72 +510,4 @@ follow_refuse(const CqrsProjection *projection, const char *command, const char 
 			 errdetail_internal("%s", why),
 			 errhint("Give it another key first: SELECT cqrs.alter_projection(%s, key => ...);",
 					 quote_literal_cstr(name))));
-}
-
-/* ---------------------------------------------------------------- owners */
-
-/* A ProcessUtility_hook. */
-static void
-follow_utility(PlannedStmt *pstmt, const char *query, bool read_only,
-			   ProcessUtilityContext context, ParamListInfo params,
-			   QueryEnvironment *environment, DestReceiver *dest, QueryCompletion *completion)
-{
-	ReassignOwnedStmt *reassign = IsA(pstmt->utilityStmt, ReassignOwnedStmt) ?
-		(ReassignOwnedStmt *) pstmt->utilityStmt : NULL;
-	List	   *projections = NIL;
-
-	if (reassign != NULL && OidIsValid(cqrs_query_relation("registry", true)))
-		projections = reassign_begin(reassign->roles);
-	if (previous_hook != NULL)
-		previous_hook(pstmt, query, read_only, context, params, environment, dest, completion);
-	else
-		standard_ProcessUtility(pstmt, query, read_only, context, params, environment, dest,
-								completion);
-	if (projections != NIL)
-		reassign_end(projections, get_rolespec_oid(reassign->newrole, false));
-}
-
-/*
- * Lock the projections of these roles before their tables are: whoever processes a
- * batch locks them in that order. Returns their ids.
- */
-static List *
-reassign_begin(const List *roles)
-{
-	List	   *owners = NIL;
-	List	   *result = NIL;
-	ListCell   *lc;
-
-	foreach(lc, roles)
-		owners = lappend_oid(owners, get_rolespec_oid(lfirst(lc), false));
-	foreach(lc, cqrs_projection_list())
-	{
-		CqrsProjection *projection = lfirst(lc);
-
-		/* nobody's locks for who may not do it: the server is going to say so */
-		if (list_member_oid(owners, projection->owner) &&
-			has_privs_of_role(GetUserId(), projection->owner))
-			result = lappend_int(result, projection->id);
-	}
-	foreach(lc, result)
-		cqrs_checkpoint_lock(lfirst_int(lc), true);
-	return result;
-}
-
-/* Throws where the new owner lacks a right that it would need. */
-static void
-reassign_end(const List *projections, Oid owner)
-{
-	ListCell   *lc;
-
-	CommandCounterIncrement();
-	foreach(lc, projections)
-	{
-		CqrsProjection *projection = cqrs_projection_get(lfirst_int(lc));
-
-		if (projection == NULL || projection->owner == owner)
-			continue;
-		cqrs_outbox_check_rights(owner, projection->mode == CQRS_MODE_INLINE);
-		cqrs_registry_set_owner(projection->id, owner);
-	}
 }

@@ -1,7 +1,6 @@
 /*
  * follow.h
- *		Keep to what a projection is defined by while that gets another name or
- *		owner.
+ *		Keep to what a projection is defined by while that gets another name.
  */
 #ifndef CQRS_FOLLOW_H
 #define CQRS_FOLLOW_H
