@@ -9,6 +9,7 @@
 #define CQRS_COMPAT_H
 
 #include "catalog/pg_class.h"
+#include "catalog/pg_namespace.h"
 #include "catalog/pg_proc.h"
 #include "storage/lock.h"
 #include "storage/proc.h"
@@ -22,11 +23,15 @@
 #if PG_VERSION_NUM >= 160000
 #define cqrs_compat_proc_aclcheck(oid, role, mode) \
 	object_aclcheck(ProcedureRelationId, oid, role, mode)
+#define cqrs_compat_namespace_aclcheck(oid, role, mode) \
+	object_aclcheck(NamespaceRelationId, oid, role, mode)
 #define cqrs_compat_class_ownercheck(oid, role) \
 	object_ownercheck(RelationRelationId, oid, role)
 #else
 #define cqrs_compat_proc_aclcheck(oid, role, mode) \
 	pg_proc_aclcheck(oid, role, mode)
+#define cqrs_compat_namespace_aclcheck(oid, role, mode) \
+	pg_namespace_aclcheck(oid, role, mode)
 #define cqrs_compat_class_ownercheck(oid, role) \
 	pg_class_ownercheck(oid, role)
 #endif

@@ -2,13 +2,13 @@
  * follow.c
  *		Keep to what a projection is defined by while that gets another name.
  *
- * A handler, the schemas of the search_path, a view's query and a key are kept as
- * text, since OIDs of functions survive neither dumps nor pg_upgrade. So event
- * triggers call here before and after each command that may change what names
- * mean. Before it, it is noted what the texts mean now, as OIDs. After it, a
- * handler or a schema that has another name is given that name in our texts, too;
- * and a command is refused that leaves a query or a key without a meaning, or
- * with another one, or a read table in a form that it can't have. What the bodies
+ * A handler, the schemas of the search_path, the text search configuration, a view's
+ * query and a key are kept as text, since OIDs of functions survive neither dumps nor
+ * pg_upgrade. So event triggers call here before and after each command that may
+ * change what names mean. Before it, it is noted what the texts mean now, as OIDs.
+ * After it, whatever has another name, of the first three, is given that name in our
+ * texts, too; and a command is refused that leaves a query or a key without a meaning,
+ * or with another one, or a read table in a form that it can't have. What the bodies
  * of functions name, nobody follows.
  *
  * Commands nest: other event triggers run some, as do the scripts of extensions. So
@@ -45,6 +45,7 @@
 #include "query.h"
 #include "read_table.h"
 #include "registry.h"
+#include "settings.h"
 #include "view.h"
 
 /* in which a query, or a key, has to be read; ms */
@@ -58,6 +59,8 @@ typedef struct Noted
 	Oid			function;		/* and what it means; InvalidOid = nothing */
 	List	   *path;			/* OIDs of the schemas of the search_path, in order; */
 	char	   *path_text;		/* InvalidOid where there is none, or for "$user" */
+	char	   *configuration_text; /* the same of that for text searches */
+	Oid			configuration;
 	bool		sound;			/* do the read tables have the form that they must have? */
 	List	   *types;			/* OIDs of the types of their columns */
 	bool		readable;		/* does the query, or the key, mean anything? */
@@ -97,13 +100,16 @@ static void text_read(Reading *reading);
 static List *column_types(const CqrsProjection *projection);
 static bool is_sound(const CqrsProjection *projection);
 static void follow_names(const Noted *note);
+static bool has_new_names(const Noted *note);
+static void follow_setting(const CqrsProjection *projection, const char *name,
+						   const char *value);
 static const char *handler_follow(const Noted *note);
 static bool handler_is_noted(const CqrsProjection *projection, const Noted *note);
 static void follow_tables(const Noted *note);
 static void follow_text(const Noted *note, const char *command);
 static List *path_schemas(const char *path);
 static char *path_follow(const Noted *note);
-static const char *path_of(const CqrsProjection *projection);
+static const char *setting_of(const CqrsProjection *projection, const char *name);
 static void follow_refuse(const CqrsProjection *projection, const char *command,
 						  const char *why);
 
@@ -237,8 +243,10 @@ note_projection(MemoryContext context, CqrsProjection *projection, bool texts)
 		note->handler = pstrdup(projection->handler);
 		note->function = cqrs_handler_find(projection);
 	}
-	note->path_text = pstrdup(path_of(projection));
+	note->path_text = pstrdup(setting_of(projection, "search_path"));
 	note->path = path_schemas(note->path_text);
+	note->configuration_text = pstrdup(setting_of(projection, CQRS_SETTINGS_CONFIGURATION));
+	note->configuration = cqrs_settings_configuration_find(note->configuration_text);
 	note->sound = is_sound(projection);
 	note->types = column_types(projection);
 	note->readable = readable;
@@ -319,18 +327,15 @@ text_read(Reading *reading)
 	cqrs_query_leave_user(&user);
 }
 
-/* Write a handler's and the schemas' new names into the projection's texts. */
+/* Write new names of what the projection's texts name into them. */
 static void
 follow_names(const Noted *note)
 {
-	const char *handler = handler_follow(note);
-	const char *path = path_follow(note);
 	CqrsProjection *projection;
+	const char *handler;
 
-	if ((handler == NULL || strcmp(handler, note->handler) == 0) &&
-		strcmp(path, note->path_text) == 0)
+	if (!has_new_names(note))
 		return;
-
 	cqrs_checkpoint_lock(note->projection, true);
 	projection = cqrs_projection_get(note->projection);
 	if (projection == NULL)
@@ -338,12 +343,31 @@ follow_names(const Noted *note)
 
 	/* whom we waited for, or a command within this one, may have given more names */
 	handler = handler_follow(note);
-	path = path_follow(note);
 	if (handler != NULL && projection->handler != NULL &&
 		strcmp(handler, projection->handler) != 0 && handler_is_noted(projection, note))
 		cqrs_registry_set_handler(projection->id, handler);
-	if (strcmp(path, path_of(projection)) != 0)
-		cqrs_registry_set_setting(projection->id, "search_path", path);
+	follow_setting(projection, "search_path", path_follow(note));
+	follow_setting(projection, CQRS_SETTINGS_CONFIGURATION,
+				   cqrs_settings_configuration_name(note->configuration));
+}
+
+static bool
+has_new_names(const Noted *note)
+{
+	const char *handler = handler_follow(note);
+	const char *configuration = cqrs_settings_configuration_name(note->configuration);
+
+	return (handler != NULL && strcmp(handler, note->handler) != 0) ||
+		(configuration != NULL && strcmp(configuration, note->configuration_text) != 0) ||
+		strcmp(path_follow(note), note->path_text) != 0;
+}
+
+/* Write a setting's value of now into a projection's, unless it is NULL. */
+static void
+follow_setting(const CqrsProjection *projection, const char *name, const char *value)
+{
+	if (value != NULL && strcmp(value, setting_of(projection, name)) != 0)
+		cqrs_registry_set_setting(projection->id, name, value);
 }
 
 /* The signature of the noted handler now; NULL where there is none. */
@@ -481,11 +505,12 @@ path_follow(const Noted *note)
 	return changed ? result.data : note->path_text;
 }
 
+/* One of the settings that it was created under; "" where it was not kept. */
 static const char *
-path_of(const CqrsProjection *projection)
+setting_of(const CqrsProjection *projection, const char *name)
 {
 	for (int i = 0; i < projection->settings.nsettings; i++)
-		if (strcmp(projection->settings.names[i], "search_path") == 0)
+		if (strcmp(projection->settings.names[i], name) == 0)
 			return projection->settings.values[i];
 	return "";
 }

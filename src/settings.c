@@ -2,25 +2,39 @@
  * settings.c
  *		The settings of a session that an owner's code and data may rightly depend
  *		on: kept when it is registered, and put in force when it runs.
+ *
+ * A text search configuration is an object that may go, or be kept from the owner,
+ * while its name is still in the settings. An invalid value is an error, also for
+ * those who search no texts; so another one stands in for it, the same for all.
  */
 #include "postgres.h"
 
+#include "access/htup_details.h"
 #include "catalog/namespace.h"
+#include "catalog/pg_ts_config.h"
 #include "catalog/pg_type.h"
 #include "lib/stringinfo.h"
 #include "miscadmin.h"
+#include "nodes/value.h"
 #include "parser/parse_expr.h"
 #include "parser/parser.h"
 #include "pgtime.h"
+#include "tsearch/ts_cache.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/bytea.h"
 #include "utils/float.h"
 #include "utils/guc.h"
+#include "utils/lsyscache.h"
+#include "utils/syscache.h"
 #include "utils/varlena.h"
 #include "utils/xml.h"
 
+#include "compat.h"
 #include "settings.h"
+
+/* the configuration of text searches where there is none: without a dictionary */
+#define STAND_IN_CONFIGURATION "pg_catalog.simple"
 
 /* of utils/pg_locale.h, which wants ICU's headers beside PostgreSQL's */
 extern PGDLLIMPORT char *locale_monetary;
@@ -28,6 +42,7 @@ extern PGDLLIMPORT char *locale_numeric;
 extern PGDLLIMPORT char *locale_time;
 
 static const char *settings_current(const char *name);
+static const char *configuration_to_use(const char *name);
 static char *resolve_path(const char *path);
 static char *temporary_last(const char *path);
 
@@ -41,7 +56,7 @@ cqrs_settings_save(void)
 {
 	static const char *const names[] = {
 		"search_path", "TimeZone", "DateStyle", "IntervalStyle", "lc_monetary", "lc_numeric",
-		"lc_time"
+		"lc_time", CQRS_SETTINGS_CONFIGURATION
 	};
 	Datum		elements[lengthof(names)];
 
@@ -51,6 +66,10 @@ cqrs_settings_save(void)
 
 		if (strcmp(names[i], "search_path") == 0)
 			value = resolve_path(value);
+		else if (strcmp(names[i], CQRS_SETTINGS_CONFIGURATION) == 0)
+			value = cqrs_settings_configuration_name(cqrs_settings_configuration_find(value));
+		if (value == NULL)
+			value = STAND_IN_CONFIGURATION;
 		elements[i] = CStringGetTextDatum(psprintf("%s=%s", names[i], value));
 	}
 	return PointerGetDatum(construct_array(elements, lengthof(names), TEXTOID, -1, false,
@@ -90,7 +109,13 @@ void
 cqrs_settings_put(const CqrsSettings *settings)
 {
 	for (int i = 0; i < settings->nsettings; i++)
-		cqrs_settings_set(settings->names[i], settings->values[i]);
+	{
+		const char *value = settings->values[i];
+
+		if (strcmp(settings->names[i], CQRS_SETTINGS_CONFIGURATION) == 0)
+			value = configuration_to_use(value);
+		cqrs_settings_set(settings->names[i], value);
+	}
 	cqrs_settings_set("timezone_abbreviations", "Default");
 }
 
@@ -134,6 +159,55 @@ cqrs_settings_set(const char *name, const char *value)
 }
 
 /*
+ * The text search configuration of that name; InvalidOid where there is none that the
+ * current user may name.
+ */
+Oid
+cqrs_settings_configuration_find(const char *name)
+{
+	List	   *names = NIL;
+	List	   *parts;
+	ListCell   *lc;
+
+	if (!SplitIdentifierString(pstrdup(name), '.', &parts) || parts == NIL ||
+		list_length(parts) > 2)
+		return InvalidOid;
+
+	/*
+	 * To look into a schema that one may not use is an error; and a temporary one is
+	 * somebody else's in another session.
+	 */
+	if (list_length(parts) == 2)
+	{
+		Oid			schema = get_namespace_oid(linitial(parts), true);
+
+		if (!OidIsValid(schema) || isAnyTempNamespace(schema) ||
+			cqrs_compat_namespace_aclcheck(schema, GetUserId(), ACL_USAGE) != ACLCHECK_OK)
+			return InvalidOid;
+	}
+	foreach(lc, parts)
+		names = lappend(names, makeString(lfirst(lc)));
+	return get_ts_config_oid(names, true);
+}
+
+/* Its name, with the schema, as PostgreSQL's own setting has it; NULL where it is gone. */
+char *
+cqrs_settings_configuration_name(Oid configuration)
+{
+	HeapTuple	tuple = SearchSysCache1(TSCONFIGOID, ObjectIdGetDatum(configuration));
+	Form_pg_ts_config form;
+	char	   *result;
+
+	if (!HeapTupleIsValid(tuple))
+		return NULL;
+	form = (Form_pg_ts_config) GETSTRUCT(tuple);
+	result = quote_qualified_identifier(get_namespace_name(form->cfgnamespace),
+										NameStr(form->cfgname));
+	ReleaseSysCache(tuple);
+	return result;
+}
+
+/*
  * Have dates, times and intervals written in a way that is read the same under all
  * styles; with names of time zones, which PostgreSQL's other styles write, it is
  * not even under the same ("IST" is read as Israel's, also in India). Returns
@@ -167,7 +241,8 @@ settings_current(const char *name)
 		{"search_path", &namespace_search_path},
 		{"lc_monetary", &locale_monetary},
 		{"lc_numeric", &locale_numeric},
-		{"lc_time", &locale_time}
+		{"lc_time", &locale_time},
+		{CQRS_SETTINGS_CONFIGURATION, &TSCurrentConfig}
 	};
 
 	for (int i = 0; i < lengthof(variables); i++)
@@ -176,6 +251,20 @@ settings_current(const char *name)
 	if (strcmp(name, "TimeZone") == 0)
 		return pg_get_timezone_name(session_timezone);
 	return GetConfigOption(name, false, false);
+}
+
+/*
+ * The configuration of that name, or the one that stands in for it where the current
+ * user has none. PostgreSQL's own don't go; another may be gone, or somebody else's
+ * only, also where the session names it already.
+ */
+static const char *
+configuration_to_use(const char *name)
+{
+	if (strncmp(name, "pg_catalog.", strlen("pg_catalog.")) == 0 &&
+		strcmp(name, TSCurrentConfig) == 0)
+		return name;
+	return OidIsValid(cqrs_settings_configuration_find(name)) ? name : STAND_IN_CONFIGURATION;
 }
 
 /*

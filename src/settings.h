@@ -6,6 +6,9 @@
 #ifndef CQRS_SETTINGS_H
 #define CQRS_SETTINGS_H
 
+/* which names a text search configuration */
+#define CQRS_SETTINGS_CONFIGURATION "default_text_search_config"
+
 /*
  * What a projection was created under, and runs under. The arrays, of nsettings
  * each, and the strings are in the memory context that was current in
@@ -25,6 +28,9 @@ extern void cqrs_settings_load(CqrsSettings *settings, Datum saved);
 extern void cqrs_settings_put(const CqrsSettings *settings);
 extern void cqrs_settings_put_fixed(void);
 extern void cqrs_settings_set(const char *name, const char *value);
+
+extern Oid	cqrs_settings_configuration_find(const char *name);
+extern char *cqrs_settings_configuration_name(Oid configuration);
 
 extern int	cqrs_settings_enter_portable(void);
 extern void cqrs_settings_leave_portable(int nest_level);
