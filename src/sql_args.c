@@ -39,24 +39,28 @@ cqrs_sql_arg_name(FunctionCallInfo fcinfo, int argno, const char *what)
 
 /*
  * The projection that the first argument names, the caller's to manage, locked
- * until the end of the transaction.
+ * until the end of the transaction, and as it is under that lock.
  */
 CqrsProjection *
 cqrs_sql_arg_projection(FunctionCallInfo fcinfo)
 {
 	const char *name = cqrs_sql_arg_name(fcinfo, 0, "projection name");
-	CqrsProjection *projection = cqrs_projection_find(name, false);
+	CqrsProjection *projection;
 
 	cqrs_apply_refuse_handler("manage a projection");
-	cqrs_projection_check_owner(projection);
-	cqrs_checkpoint_lock(projection->id, true);
 
-	/* it may have been changed, renamed or dropped while we waited */
-	projection = cqrs_projection_get(projection->id);
-	if (projection == NULL || strcmp(NameStr(projection->name), name) != 0)
+	/* what has the name by now may be another one, which somebody else holds, too */
+	do
+	{
+		int32		id;
+
 		projection = cqrs_projection_find(name, false);
+		cqrs_projection_check_owner(projection);
+		id = projection->id;
+		cqrs_checkpoint_lock(id, true);
+		projection = cqrs_projection_get(id);
+	} while (projection == NULL || strcmp(NameStr(projection->name), name) != 0);
 	cqrs_projection_check_owner(projection);
-	cqrs_checkpoint_lock(projection->id, true);
 	return projection;
 }
 
