@@ -37,6 +37,33 @@ SET ROLE regress_inserter;
 INSERT INTO t VALUES ('2', 'a', '{}'), ('3', 'b', 'oops');
 RESET ROLE;
 SELECT source, event_type FROM cqrs.outbox ORDER BY position;
+-- triggers that somebody has put on the outbox run as the table's owner, too, not as whose right it is to insert into it,
+-- and get no further, neither at once nor at commit
+GRANT TRIGGER ON cqrs.outbox TO regress_inserter;
+SET ROLE regress_inserter;
+CREATE FUNCTION tell() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+	RAISE NOTICE '% % as %, %', tg_when, tg_level, current_user, current_setting('IntervalStyle');
+	RETURN new;
+END $$;
+CREATE FUNCTION escape() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RESET ROLE; RETURN NULL; END $$;
+CREATE TRIGGER row_before BEFORE INSERT ON cqrs.outbox FOR EACH ROW EXECUTE FUNCTION tell();
+CREATE TRIGGER row_after AFTER INSERT ON cqrs.outbox FOR EACH ROW EXECUTE FUNCTION tell();
+CREATE TRIGGER statement_before BEFORE INSERT ON cqrs.outbox EXECUTE FUNCTION tell();
+CREATE TRIGGER statement_after AFTER INSERT ON cqrs.outbox EXECUTE FUNCTION tell();
+RESET ROLE;
+INSERT INTO t VALUES ('6', 'c', '{}');
+DROP FUNCTION tell() CASCADE;
+SET ROLE regress_inserter;
+CREATE TRIGGER escape AFTER INSERT ON cqrs.outbox EXECUTE FUNCTION escape();
+RESET ROLE;
+INSERT INTO t VALUES ('7', 'c', '{}');
+DROP TRIGGER escape ON cqrs.outbox;
+SET ROLE regress_inserter;
+CREATE CONSTRAINT TRIGGER escape AFTER INSERT ON cqrs.outbox INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION escape();
+RESET ROLE;
+INSERT INTO t VALUES ('7', 'c', '{}');
+DROP FUNCTION escape() CASCADE;
+SELECT source, event_type, current_user <> 'regress_attacher' AS back FROM cqrs.outbox ORDER BY position;
 -- a function that somebody else could replace does not run as the owner
 SET ROLE regress_inserter;
 CREATE FUNCTION theirs(id text) RETURNS text LANGUAGE sql IMMUTABLE AS $$ SELECT id $$;

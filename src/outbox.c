@@ -315,7 +315,9 @@ cqrs_outbox_draw_position(void)
 /*
  * Insert an event of another database. values and nulls have the columns of
  * cqrs.event; position, event_id and source are given apart, and what else is null
- * and must not be gets its default.
+ * and must not be gets its default. The right to insert is ours; triggers, which
+ * anybody with that right may have put on the outbox, run as the current user, whom
+ * the caller has become in a security-restricted operation.
  */
 void
 cqrs_outbox_receive(int64 position, const pg_uuid_t *event_id, const char *source,
@@ -343,7 +345,7 @@ cqrs_outbox_receive(int64 position, const pg_uuid_t *event_id, const char *sourc
 	args[CQRS_EVENT_SOURCE - 1] = CStringGetTextDatum(source);
 	marks[CQRS_EVENT_POSITION - 1] = marks[CQRS_EVENT_EVENT_ID - 1] =
 		marks[CQRS_EVENT_SOURCE - 1] = ' ';
-	cqrs_query_run(&query, args, marks, NULL, NULL);
+	cqrs_query_run_with_rights(&query, args, marks);
 }
 
 /* -------------------------------------------------------------- triggers */

@@ -21,6 +21,7 @@
 #include "catalog/pg_extension.h"
 #include "catalog/pg_namespace.h"
 #include "commands/extension.h"
+#include "executor/executor.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "utils/guc.h"
@@ -31,6 +32,7 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
+#include "compat.h"
 #include "query.h"
 #include "session.h"
 #include "settings.h"
@@ -59,6 +61,7 @@ static uint64 rights_changes = 1;
 static void query_catalog_callback(Datum arg, int cacheid, uint32 hashvalue);
 static void query_rights_callback(Datum arg, int cacheid, uint32 hashvalue);
 static void query_prepare(CqrsQuery *query);
+static CachedPlan *query_plan(CqrsQuery *query);
 static int	query_settings(const CqrsQuery *query, bool shape);
 static bool query_must_shape(const CqrsQuery *query);
 static void query_note_plan(CqrsQuery *query, bool shaped);
@@ -147,6 +150,63 @@ cqrs_query_run_on(CqrsQuery *query, const CqrsRows *rows, Datum *args,
 	SetUserIdAndSecContext(userid, sec_context);
 	query_note_plan(query, shape);
 	return processed;
+}
+
+/*
+ * Run a statement of ours that sets off triggers of others: with our owner's rights,
+ * but as the current user, and under the settings of now. PostgreSQL looks at the
+ * rights to tables when a statement starts, and calls triggers when it runs. So it is
+ * given to the executor by ourselves, not by SPI, which does both at once. The
+ * statement is a write that returns nothing.
+ */
+void
+cqrs_query_run_with_rights(CqrsQuery *query, Datum *args, const char *nulls)
+{
+	CachedPlan *plan;
+	QueryDesc  *desc;
+	Oid			userid;
+	int			sec_context;
+	int			nest_level;
+	ErrorContextCallback callback = {
+		.previous = error_context_stack,
+		.callback = cqrs_query_error_callback,
+		.arg = query
+	};
+
+	Assert(query->flags == CQRS_QUERY_WRITE);
+	GetUserIdAndSecContext(&userid, &sec_context);
+	SetUserIdAndSecContext(query_owner(), sec_context | SECURITY_LOCAL_USERID_CHANGE);
+	nest_level = query_settings(query, false);
+	plan = query_plan(query);
+
+	error_context_stack = &callback;
+	PushActiveSnapshot(GetTransactionSnapshot());
+	CommandCounterIncrement();
+	UpdateActiveSnapshotCommandId();
+	desc = CreateQueryDesc(linitial_node(PlannedStmt, plan->stmt_list), query->sql,
+						   GetActiveSnapshot(), InvalidSnapshot, None_Receiver,
+						   cqrs_query_params(query, args, nulls), NULL, 0);
+	ExecutorStart(desc, 0);
+
+	if (nest_level > 0)
+		AtEOXact_GUC(true, nest_level);
+	SetUserIdAndSecContext(userid, sec_context);
+	cqrs_compat_executor_run(desc);
+	ExecutorFinish(desc);
+	ExecutorEnd(desc);
+
+	FreeQueryDesc(desc);
+	PopActiveSnapshot();
+	CommandCounterIncrement();
+	ReleaseCachedPlan(plan, CurrentResourceOwner);
+	error_context_stack = callback.previous;
+}
+
+/* For error_context_stack: which statement it was, as SPI says it. arg is a CqrsQuery. */
+void
+cqrs_query_error_callback(void *arg)
+{
+	errcontext("SQL statement \"%s\"", ((CqrsQuery *) arg)->sql);
 }
 
 /*
@@ -423,6 +483,26 @@ query_prepare(CqrsQuery *query)
 	if (SPI_keepplan(plan) != 0)
 		elog(ERROR, "SPI_keepplan failed");
 	query->plan = plan;
+}
+
+/*
+ * The plan of a statement, whatever its arguments are; to be released. As the user
+ * and under the settings that the statement is to be planned for.
+ */
+static CachedPlan *
+query_plan(CqrsQuery *query)
+{
+	CachedPlan *plan;
+
+	if (SPI_connect() != SPI_OK_CONNECT)
+		elog(ERROR, "SPI_connect failed");
+	if (query->plan == NULL)
+		query_prepare(query);
+	plan = SPI_plan_get_cached_plan(query->plan);
+	if (plan == NULL)
+		elog(ERROR, "SPI_plan_get_cached_plan failed");
+	SPI_finish();
+	return plan;
 }
 
 /*

@@ -75,6 +75,8 @@ extern uint64 cqrs_query_run(CqrsQuery *query, Datum *args, const char *nulls,
 							 CqrsRowFn row_fn, void *arg);
 extern uint64 cqrs_query_run_on(CqrsQuery *query, const CqrsRows *rows, Datum *args,
 								const char *nulls, CqrsRowFn row_fn, void *arg);
+extern void cqrs_query_run_with_rights(CqrsQuery *query, Datum *args, const char *nulls);
+extern void cqrs_query_error_callback(void *arg);
 extern ParamListInfo cqrs_query_params(const CqrsQuery *query, const Datum *args,
 									   const char *nulls);
 extern void cqrs_query_receiver(CqrsReceiver *receiver, CqrsRowFn row_fn, void *arg);

@@ -68,7 +68,6 @@ static bool type_is_unsteady(Oid type);
 static bool table_is_unsteady(Oid relid);
 static bool index_is_unsteady(Oid indexid);
 static Node *index_expression(Relation index, AttrNumber column);
-static void steady_error_callback(void *arg);
 
 /*
  * Is there a plan that was found steady, and that is still valid as far as this
@@ -99,7 +98,7 @@ cqrs_steady_run(CqrsQuery *query, const Datum *args, const char *nulls, CqrsRowF
 	ParamListInfo params;
 	ErrorContextCallback callback = {
 		.previous = error_context_stack,
-		.callback = steady_error_callback,
+		.callback = cqrs_query_error_callback,
 		.arg = query
 	};
 
@@ -449,10 +448,4 @@ index_expression(Relation index, AttrNumber column)
 	Datum		value = SysCacheGetAttr(INDEXRELID, index->rd_indextuple, column, &isnull);
 
 	return isnull ? NULL : stringToNode(TextDatumGetCString(value));
-}
-
-static void
-steady_error_callback(void *arg)
-{
-	errcontext("SQL statement \"%s\"", ((CqrsQuery *) arg)->sql);
 }

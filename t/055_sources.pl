@@ -48,6 +48,14 @@ $subscriber->safe_psql('postgres', qq{
 	$tables
 	CREATE TABLE thing_events ("position" bigint PRIMARY KEY, event_id uuid, aggregate_type text, aggregate_id text, aggregate_version bigint,
 		event_type text, payload jsonb, metadata jsonb, occurred_at timestamptz);
+	CREATE ROLE keeper;
+	ALTER TABLE pay OWNER TO keeper;
+	CREATE TABLE ran_as (source text, who text, UNIQUE (source, who));
+	GRANT INSERT ON ran_as TO keeper;
+	CREATE FUNCTION note_who() RETURNS trigger LANGUAGE plpgsql AS \$\$
+		BEGIN INSERT INTO public.ran_as VALUES (new.source, current_user) ON CONFLICT DO NOTHING; RETURN NULL; END \$\$;
+	CREATE TRIGGER note_who AFTER INSERT ON cqrs.outbox FOR EACH ROW EXECUTE FUNCTION note_who();
+	ALTER TABLE cqrs.outbox ENABLE ALWAYS TRIGGER note_who;
 	SELECT cqrs.attach_outbox('message', 'customers', 'eventuate');
 	SELECT cqrs.attach_outbox('pay', 'payments', 'debezium');
 	SELECT cqrs.attach_outbox('thing_events', 'things')});
@@ -122,6 +130,9 @@ arrived('streamed');
 is($subscriber->safe_psql('postgres', q{SELECT source, events, duplicates, rows_parked, subscriptions, subscription_state, apply_errors,
 		lag BETWEEN '-1 second' AND '3 minutes' FROM cqrs.source_status ORDER BY source}),
 	join("\n", map { "$_|250|0|0|{services}|streaming|0|t" } qw(customers payments things)), 'source_status tells');
+
+is($subscriber->safe_psql('postgres', "SELECT who FROM ran_as WHERE source = 'payments'"), 'keeper',
+	"somebody's trigger on the outbox runs as the owner of the attached table");
 
 # --- the subscription is restarted, the apply process killed, either server crashes
 
