@@ -532,6 +532,7 @@ CREATE TABLE cqrs.attachment (
 	source text NOT NULL,
 	format text NOT NULL,
 	mapping jsonb,
+	columns text[] NOT NULL DEFAULT '{}',
 	owner regrole NOT NULL,
 	settings text[] NOT NULL,
 	attached_at timestamptz NOT NULL DEFAULT pg_catalog.now(),
@@ -539,6 +540,8 @@ CREATE TABLE cqrs.attachment (
 );
 COMMENT ON TABLE cqrs.attachment IS
 	'the tables whose rows become events; look at cqrs.source_status';
+COMMENT ON COLUMN cqrs.attachment.columns IS
+	'those of the table that the format takes events from: they can''t be lost without an error';
 
 CREATE TABLE cqrs.received (
 	source text NOT NULL,

@@ -25,6 +25,7 @@
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "miscadmin.h"
+#include "utils/array.h"
 #include "utils/builtins.h"
 #include "utils/inval.h"
 #include "utils/lsyscache.h"
@@ -51,7 +52,7 @@ static void add_trigger(Oid relid, const char *name, bool row, char fires_when);
 static CqrsTableCache attachments = {
 	.relname = "attachment",
 	.query = {
-		.sql = "SELECT relation::oid, source, format, mapping, owner::oid, settings"
+		.sql = "SELECT relation::oid, source, format, mapping, owner::oid, settings, columns"
 		" FROM cqrs.attachment ORDER BY relation::oid",
 		.flags = CQRS_QUERY_LATEST
 	},
@@ -219,6 +220,31 @@ cqrs_attachment_insert(Oid relid, const char *source, const char *format, Jsonb 
 	add_trigger(relid, ROW_TRIGGER, true, TRIGGER_FIRES_ON_REPLICA);
 }
 
+/*
+ * Keep in mind which columns of an attached table its format counts on, where that is
+ * not known: they must not go without a word.
+ */
+void
+cqrs_attachment_keep_columns(const CqrsAttachment *attachment, const List *columns)
+{
+	static CqrsQuery query = {
+		.sql = "UPDATE cqrs.attachment SET columns = $2 WHERE relation = $1",
+		.nargs = 2,
+		.argtypes = {REGCLASSOID, TEXTARRAYOID}
+	};
+	Datum	   *elements = palloc(list_length(columns) * sizeof(Datum));
+	Datum		args[2] = {ObjectIdGetDatum(attachment->relid)};
+	ListCell   *lc;
+
+	if (equal(attachment->columns, columns))
+		return;
+	foreach(lc, columns)
+		elements[foreach_current_index(lc)] = CStringGetTextDatum(strVal(lfirst(lc)));
+	args[1] = PointerGetDatum(construct_array(elements, list_length(columns), TEXTOID, -1, false,
+											  TYPALIGN_INT));
+	cqrs_query_run(&query, args, NULL, NULL, NULL);
+}
+
 /* Detach a table, and take the triggers off it. Takes ACCESS EXCLUSIVE. */
 void
 cqrs_attachment_delete(Oid relid)
@@ -317,6 +343,8 @@ static void *
 attachments_load_row(TupleTableSlot *slot)
 {
 	CqrsAttachment *attachment = palloc0(sizeof(CqrsAttachment));
+	Datum	   *columns;
+	int			ncolumns;
 
 	slot_getallattrs(slot);
 	attachment->context = CurrentMemoryContext;
@@ -328,6 +356,11 @@ attachments_load_row(TupleTableSlot *slot)
 		attachment->mapping = DatumGetJsonbPCopy(slot->tts_values[3]);
 	attachment->owner = DatumGetObjectId(slot->tts_values[4]);
 	cqrs_settings_load(&attachment->settings, slot->tts_values[5]);
+	deconstruct_array(DatumGetArrayTypeP(slot->tts_values[6]), TEXTOID, -1, false, TYPALIGN_INT,
+					  &columns, NULL, &ncolumns);
+	for (int i = 0; i < ncolumns; i++)
+		attachment->columns = lappend(attachment->columns,
+									  makeString(TextDatumGetCString(columns[i])));
 	return attachment;
 }
 

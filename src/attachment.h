@@ -23,6 +23,7 @@ typedef struct CqrsAttachment
 	char	   *source;
 	char	   *format;
 	Jsonb	   *mapping;		/* as it was given; NULL = none */
+	List	   *columns;		/* of the table, as String nodes, that the format counts on */
 	Oid			owner;			/* of the table; expressions run as him */
 	CqrsSettings settings;
 	struct CqrsMapping *parsed; /* for mapping.c; NULL = not yet */
@@ -39,6 +40,7 @@ extern void cqrs_attachment_check_table(Oid relid, Oid role);
 extern void cqrs_attachment_verify(const CqrsAttachment *attachment);
 extern void cqrs_attachment_insert(Oid relid, const char *source, const char *format,
 								   Jsonb *mapping);
+extern void cqrs_attachment_keep_columns(const CqrsAttachment *attachment, const List *columns);
 extern void cqrs_attachment_delete(Oid relid);
 extern void cqrs_attachment_check_trigger(Relation rel);
 extern void cqrs_attachment_enable(Oid relid);

@@ -93,10 +93,12 @@ static const Format formats[] = {
 };
 
 static const Format *format_find(const char *name);
-static void format_fill(const Format *format, Oid relid, const char **expressions);
+static void format_fill(const Format *format, Oid relid, const char **expressions,
+						const char **columns);
 static bool format_knows(const Format *format, const char *column);
 static const char *format_metadata(const Format *format, Oid relid);
-static void mapping_fill(Jsonb *mapping, Oid relid, const char **expressions);
+static void mapping_fill(Jsonb *mapping, Oid relid, const char **expressions,
+						 const char **columns);
 static int	entry_find(const char *name);
 static void format_check(const Format *format, Oid relid, const char **expressions);
 static const char *column_expression(Oid relid, const char *column);
@@ -111,18 +113,22 @@ cqrs_format_entry_name(int entry)
 /*
  * Set expressions, of CQRS_FORMAT_NENTRIES, to what the format and the mapping
  * (NULL = none) say for a table: SQL text, or NULL where an event gets its default.
- * Throws for an unknown format, a mapping that is none, or where nothing is said
- * about what an event can't do without.
+ * Set columns, of as many, to the column that the format has an expression for because
+ * the table has it, or NULL: metadata that is all that there is else has none. Throws
+ * for an unknown format, a mapping that is none, or where nothing is said about what an
+ * event can't do without.
  */
 void
-cqrs_format_expressions(Oid relid, const char *name, Jsonb *mapping, const char **expressions)
+cqrs_format_expressions(Oid relid, const char *name, Jsonb *mapping, const char **expressions,
+						const char **columns)
 {
 	const Format *format = format_find(name);
 
 	memset(expressions, 0, CQRS_FORMAT_NENTRIES * sizeof(char *));
-	format_fill(format, relid, expressions);
+	memset(columns, 0, CQRS_FORMAT_NENTRIES * sizeof(char *));
+	format_fill(format, relid, expressions, columns);
 	if (mapping != NULL)
-		mapping_fill(mapping, relid, expressions);
+		mapping_fill(mapping, relid, expressions, columns);
 	format_check(format, relid, expressions);
 }
 
@@ -139,15 +145,17 @@ format_find(const char *name)
 }
 
 static void
-format_fill(const Format *format, Oid relid, const char **expressions)
+format_fill(const Format *format, Oid relid, const char **expressions, const char **columns)
 {
 	for (int i = 0; i < format->ncolumns; i++)
 	{
 		const FormatColumn *column = &format->columns[i];
 
-		if (get_attnum(relid, column->column) > 0)
-			expressions[column->entry] = column->expression != NULL ? column->expression :
-				column_expression(relid, column->column);
+		if (get_attnum(relid, column->column) <= 0)
+			continue;
+		expressions[column->entry] = column->expression != NULL ? column->expression :
+			column_expression(relid, column->column);
+		columns[column->entry] = column->column;
 	}
 	/* milliseconds, as everywhere in Debezium */
 	if (format->metadata && expressions[CQRS_EVENT_OCCURRED_AT] != NULL &&
@@ -194,7 +202,7 @@ format_metadata(const Format *format, Oid relid)
 
 /* What the mapping says replaces what is there; null takes the default. */
 static void
-mapping_fill(Jsonb *mapping, Oid relid, const char **expressions)
+mapping_fill(Jsonb *mapping, Oid relid, const char **expressions, const char **columns)
 {
 	JsonbIterator *iterator;
 	JsonbIteratorToken token;
@@ -210,7 +218,10 @@ mapping_fill(Jsonb *mapping, Oid relid, const char **expressions)
 	while ((token = JsonbIteratorNext(&iterator, &value, true)) != WJB_DONE)
 	{
 		if (token == WJB_KEY)
+		{
 			entry = entry_find(pnstrdup(value.val.string.val, value.val.string.len));
+			columns[entry] = NULL;
+		}
 		else if (token == WJB_VALUE && value.type == jbvNull)
 			expressions[entry] = NULL;
 		else if (token == WJB_VALUE && value.type == jbvString)

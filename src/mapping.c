@@ -45,6 +45,7 @@
 typedef struct CqrsMapping
 {
 	Expr	   *exprs[CQRS_FORMAT_NENTRIES];	/* planned; NULL = the default */
+	List	   *columns;		/* that the format counts on, as String nodes */
 	bool		id_is_uuid;
 	bool		plain;			/* anybody may evaluate it */
 } CqrsMapping;
@@ -81,6 +82,7 @@ typedef struct Rereading
 
 static ErrorData *reread_row(void *arg);
 static const CqrsMapping *mapping_of(CqrsAttachment *attachment);
+static void mapping_check_columns(const CqrsAttachment *attachment);
 static Expr *mapping_parse_entry(Relation rel, int entry, const char *text, CqrsMapping *mapping);
 static bool find_own_code(Node *node, void *context);
 static bool function_is_own(Oid function, void *context);
@@ -99,13 +101,13 @@ static void error_callback(void *arg);
 
 /*
  * Throw unless the expressions can be parsed and fit, by way of the parser, with
- * the cursor in the expression.
+ * the cursor in the expression; keep in mind which columns are counted on from now on.
  */
 void
 cqrs_mapping_check(CqrsAttachment *attachment)
 {
 	cqrs_attachment_verify(attachment);
-	(void) mapping_of(attachment);
+	cqrs_attachment_keep_columns(attachment, mapping_of(attachment)->columns);
 }
 
 /*
@@ -279,6 +281,7 @@ static const CqrsMapping *
 mapping_of(CqrsAttachment *attachment)
 {
 	const char *texts[CQRS_FORMAT_NENTRIES];
+	const char *columns[CQRS_FORMAT_NENTRIES];
 	CqrsMapping *mapping;
 	Relation	rel;
 	CqrsUserContext user;
@@ -292,9 +295,15 @@ mapping_of(CqrsAttachment *attachment)
 	cqrs_attachment_verify(attachment);
 	error_context_stack = &callback;
 	rel = table_open(attachment->relid, AccessShareLock);
-	cqrs_format_expressions(attachment->relid, attachment->format, attachment->mapping, texts);
+	mapping_check_columns(attachment);
+	cqrs_format_expressions(attachment->relid, attachment->format, attachment->mapping, texts,
+							columns);
 	old = MemoryContextSwitchTo(attachment->context);
 	mapping = palloc0(sizeof(CqrsMapping));
+	for (int i = 1; i < CQRS_FORMAT_NENTRIES; i++)
+		if (columns[i] != NULL)
+			mapping->columns = list_append_unique(mapping->columns,
+												  makeString(pstrdup(columns[i])));
 	MemoryContextSwitchTo(old);
 	mapping->plain = true;
 	enter_owner(attachment, &user);
@@ -317,6 +326,27 @@ mapping_of(CqrsAttachment *attachment)
 	error_context_stack = callback.previous;
 	attachment->parsed = mapping;
 	return mapping;
+}
+
+/*
+ * Throw where a column is gone that the format counted on. An event can do without most
+ * of them, so nothing else would tell.
+ */
+static void
+mapping_check_columns(const CqrsAttachment *attachment)
+{
+	ListCell   *lc;
+
+	foreach(lc, attachment->columns)
+		if (get_attnum(attachment->relid, strVal(lfirst(lc))) <= 0)
+			ereport(ERROR,
+					(errcode(ERRCODE_UNDEFINED_COLUMN),
+					 errmsg("attached table \"%s\" has no column \"%s\" any more",
+							attachment->relname, strVal(lfirst(lc))),
+					 errdetail("Format \"%s\" has taken events from it.", attachment->format),
+					 errhint("Detach the table, and attach it as it is now: SELECT cqrs.detach_outbox(%s);",
+							 quote_literal_cstr(quote_qualified_identifier(get_namespace_name(get_rel_namespace(attachment->relid)),
+																		   attachment->relname)))));
 }
 
 static Expr *
