@@ -73,6 +73,27 @@ SELECT cqrs.attach_outbox('renamed', 'renamed', 'debezium', '{"event_type": "kin
 INSERT INTO renamed VALUES (md5('a')::uuid, 'T', 'r', 'Kind', '{"a": 1}', 'x');
 SELECT event_type, payload, metadata FROM latest WHERE source = 'renamed';
 
+-- it is the same event whatever the settings are of who brings it, those of PostgreSQL's own functions too
+CREATE TABLE written (id bytea, ratio float8, name text, since timestamptz, until timestamptz);
+SELECT cqrs.attach_outbox('written', 'written', 'mapping', '{"event_id": "id", "aggregate_type": "ratio", "aggregate_id": "quote_ident(name)", "event_type": "id"}');
+CREATE TABLE timed (LIKE written);
+SELECT cqrs.attach_outbox('timed', 'timed', 'mapping', '{"event_id": "id", "aggregate_type": "ratio", "aggregate_id": "name", "event_type": "extract(day FROM age(until, since))"}');
+INSERT INTO written VALUES ('\xff', 0.1::float8 + 0.2, 'n');
+SET bytea_output = escape;
+SET extra_float_digits = -3;
+SET quote_all_identifiers = on;
+SET TimeZone = 'Asia/Tokyo';
+INSERT INTO written VALUES ('\xff', 0.1::float8 + 0.2, 'n'), ('\xfe', 0.1::float8 + 0.2, 'n');
+INSERT INTO timed VALUES ('\xfe', 0.1::float8 + 0.2, 'n', '2020-01-31 20:00Z', '2020-02-29 20:00Z');
+SELECT current_setting('bytea_output'), current_setting('extra_float_digits'), current_setting('quote_all_identifiers');
+RESET bytea_output;
+RESET extra_float_digits;
+RESET quote_all_identifiers;
+SET TimeZone = 'UTC';
+SELECT source, type, id, event_type FROM latest WHERE source IN ('written', 'timed');
+SELECT extract(day FROM age('2020-02-29 20:00Z', timestamptz '2020-01-31 20:00Z')) AS days;
+SELECT duplicates FROM cqrs.source_status WHERE source = 'written';
+
 -- a row that comes again, in whatever statement, is an event once; the same id of another source is another event
 DELETE FROM message;
 INSERT INTO message (id, destination, headers, payload) SELECT id, 'D', headers, '{}'

@@ -9,14 +9,14 @@
  * nobody's fault are thrown, and so are those of preparing: no row is to blame.
  *
  * Most mappings are of columns, and of functions that are PostgreSQL's own and
- * immutable. They would give anybody the same, under any settings, so they are
- * evaluated where we are: to become the owner costs more than they do.
+ * immutable. They would give anybody the same, so they are evaluated where we are: to
+ * become the owner costs more than they do. Only a few settings can matter to them, by
+ * which values are written as text; a row must be the same event under all of them.
  */
 #include "postgres.h"
 
 #include "access/htup_details.h"
 #include "access/table.h"
-#include "access/transam.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
 #include "executor/executor.h"
@@ -38,6 +38,8 @@
 #include "function.h"
 #include "mapping.h"
 #include "query.h"
+#include "settings.h"
+#include "steady.h"
 
 #define ID_TEXT_LENGTH 36
 
@@ -84,8 +86,8 @@ static ErrorData *reread_row(void *arg);
 static const CqrsMapping *mapping_of(CqrsAttachment *attachment);
 static void mapping_check_columns(const CqrsAttachment *attachment);
 static Expr *mapping_parse_entry(Relation rel, int entry, const char *text, CqrsMapping *mapping);
-static bool find_own_code(Node *node, void *context);
-static bool function_is_own(Oid function, void *context);
+static bool find_unsteady(Node *node, void *context);
+static bool function_is_unsteady(Oid function, void *context);
 static void evaluation_run(Evaluation *evaluation, int nrows);
 static void evaluation_prepare(Evaluation *evaluation);
 static ErrorData *evaluation_try(Evaluation *evaluation, int first, int nrows);
@@ -314,7 +316,7 @@ mapping_of(CqrsAttachment *attachment)
 		if (texts[i] == NULL)
 			continue;
 		expr = mapping_parse_entry(rel, i, texts[i], mapping);
-		if (find_own_code((Node *) expr, NULL) || contain_mutable_functions((Node *) expr))
+		if (find_unsteady((Node *) expr, NULL) || contain_mutable_functions((Node *) expr))
 			mapping->plain = false;
 		expr = expression_planner(expr);
 		old = MemoryContextSwitchTo(attachment->context);
@@ -394,23 +396,26 @@ mapping_parse_entry(Relation rel, int entry, const char *text, CqrsMapping *mapp
 	return expr;
 }
 
-/* Does an expression call functions that users made? Whatever a domain checks counts. */
+/*
+ * Does an expression call functions that users made, or to which a setting may matter?
+ * Whatever a domain checks counts.
+ */
 static bool
-find_own_code(Node *node, void *context)
+find_unsteady(Node *node, void *context)
 {
 	if (node == NULL)
 		return false;
 	if (IsA(node, CoerceToDomain))
 		return true;
-	if (check_functions_in_node(node, function_is_own, context))
+	if (check_functions_in_node(node, function_is_unsteady, context))
 		return true;
-	return expression_tree_walker(node, find_own_code, context);
+	return expression_tree_walker(node, find_unsteady, context);
 }
 
 static bool
-function_is_own(Oid function, void *context)
+function_is_unsteady(Oid function, void *context)
 {
-	return function >= FirstNormalObjectId;
+	return !cqrs_steady_is_function(function);
 }
 
 /* ----------------------------------------------------------- evaluation */
@@ -420,6 +425,7 @@ evaluation_run(Evaluation *evaluation, int nrows)
 {
 	CqrsAttachment *attachment = evaluation->attachment;
 	CqrsUserContext user;
+	int			nest_level = 0;
 	ErrorContextCallback callback = {
 		.previous = error_context_stack,.callback = error_callback,.arg = attachment
 	};
@@ -429,7 +435,9 @@ evaluation_run(Evaluation *evaluation, int nrows)
 	cqrs_attachment_verify(attachment);
 	evaluation->mapping = mapping_of(attachment);
 	evaluation->result_context = CurrentMemoryContext;
-	if (!evaluation->mapping->plain)
+	if (evaluation->mapping->plain)
+		nest_level = cqrs_settings_enter_fixed();
+	else
 		enter_owner(attachment, &user);
 
 	evaluation_prepare(evaluation);
@@ -447,7 +455,9 @@ evaluation_run(Evaluation *evaluation, int nrows)
 
 	ExecDropSingleTupleTableSlot(evaluation->slot);
 	FreeExecutorState(evaluation->estate);
-	if (!evaluation->mapping->plain)
+	if (evaluation->mapping->plain)
+		cqrs_settings_leave_fixed(nest_level);
+	else
 		cqrs_query_leave_user(&user);
 	error_context_stack = callback.previous;
 }

@@ -41,6 +41,7 @@ extern PGDLLIMPORT char *locale_monetary;
 extern PGDLLIMPORT char *locale_numeric;
 extern PGDLLIMPORT char *locale_time;
 
+static bool settings_are_fixed(void);
 static const char *settings_current(const char *name);
 static const char *configuration_to_use(const char *name);
 static char *resolve_path(const char *path);
@@ -126,22 +127,45 @@ cqrs_settings_put(const CqrsSettings *settings)
 void
 cqrs_settings_put_fixed(void)
 {
-	if (!standard_conforming_strings)
-		cqrs_settings_set("standard_conforming_strings", "on");
-	if (Transform_null_equals)
-		cqrs_settings_set("transform_null_equals", "off");
-	if (quote_all_identifiers)
-		cqrs_settings_set("quote_all_identifiers", "off");
-	if (!Array_nulls)
-		cqrs_settings_set("array_nulls", "on");
-	if (extra_float_digits != 1)
-		cqrs_settings_set("extra_float_digits", "1");
-	if (bytea_output != BYTEA_OUTPUT_HEX)
-		cqrs_settings_set("bytea_output", "hex");
-	if (xmlbinary != XMLBINARY_BASE64)
-		cqrs_settings_set("xmlbinary", "base64");
-	if (xmloption != XMLOPTION_CONTENT)
-		cqrs_settings_set("xmloption", "content");
+	static const char *const fixed[][2] = {
+		{"standard_conforming_strings", "on"},
+		{"transform_null_equals", "off"},
+		{"quote_all_identifiers", "off"},
+		{"array_nulls", "on"},
+		{"extra_float_digits", "1"},
+		{"bytea_output", "hex"},
+		{"xmlbinary", "base64"},
+		{"xmloption", "content"}
+	};
+
+	if (settings_are_fixed())
+		return;
+	for (int i = 0; i < lengthof(fixed); i++)
+		cqrs_settings_set(fixed[i][0], fixed[i][1]);
+}
+
+/*
+ * Have these in force for a while, whoever we are. Returns what cqrs_settings_leave_fixed
+ * needs.
+ */
+int
+cqrs_settings_enter_fixed(void)
+{
+	int			nest_level;
+
+	/* most sessions have nothing to put back, which would cost more than to look */
+	if (settings_are_fixed())
+		return 0;
+	nest_level = NewGUCNestLevel();
+	cqrs_settings_put_fixed();
+	return nest_level;
+}
+
+void
+cqrs_settings_leave_fixed(int nest_level)
+{
+	if (nest_level > 0)
+		AtEOXact_GUC(true, nest_level);
 }
 
 /*
@@ -227,6 +251,15 @@ void
 cqrs_settings_leave_portable(int nest_level)
 {
 	AtEOXact_GUC(true, nest_level);
+}
+
+/* What cqrs_settings_put_fixed puts in force, asked where it lies. */
+static bool
+settings_are_fixed(void)
+{
+	return standard_conforming_strings && !Transform_null_equals && !quote_all_identifiers &&
+		Array_nulls && extra_float_digits == 1 && bytea_output == BYTEA_OUTPUT_HEX &&
+		xmlbinary == XMLBINARY_BASE64 && xmloption == XMLOPTION_CONTENT;
 }
 
 /* The value of a setting; of those that are asked for often, where it lies. */

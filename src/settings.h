@@ -32,6 +32,8 @@ extern void cqrs_settings_set(const char *name, const char *value);
 extern Oid	cqrs_settings_configuration_find(const char *name);
 extern char *cqrs_settings_configuration_name(Oid configuration);
 
+extern int	cqrs_settings_enter_fixed(void);
+extern void cqrs_settings_leave_fixed(int nest_level);
 extern int	cqrs_settings_enter_portable(void);
 extern void cqrs_settings_leave_portable(int nest_level);
 

@@ -200,6 +200,30 @@ cqrs_steady_doubt(CqrsQuery *query)
 	query->judged = 0;
 }
 
+/*
+ * Is a function PostgreSQL's own, and immutable under whatever settings, but for those
+ * that settings.c gives fixed values? Some that are called so do depend on another: on
+ * the time zone, on abbreviations of such, on the search_path in which a conversion is
+ * looked for.
+ */
+bool
+cqrs_steady_is_function(Oid function)
+{
+	switch (function)
+	{
+		case F_AGE_TIMESTAMPTZ_TIMESTAMPTZ:
+		case F_CONVERT:
+		case F_CONVERT_FROM:
+		case F_CONVERT_TO:
+		case F_TIMEZONE_TEXT_TIMESTAMP:
+		case F_TIMEZONE_TEXT_TIMESTAMPTZ:
+			return false;
+		default:
+			return function < FirstGenbkiObjectId && function_is_internal(function) &&
+				func_volatile(function) == PROVOLATILE_IMMUTABLE;
+	}
+}
+
 static CachedPlanSource *
 steady_source(const CqrsQuery *query)
 {
@@ -304,26 +328,11 @@ conflict_is_unsteady(OnConflictExpr *conflict)
 		node_is_unsteady(conflict->onConflictWhere, NULL);
 }
 
-/*
- * Some that are called immutable do depend on a setting: on the time zone, on
- * abbreviations of such, on the search_path in which a conversion is looked for.
- */
+/* For check_functions_in_node. */
 static bool
 function_is_unsteady(Oid function, void *context)
 {
-	switch (function)
-	{
-		case F_AGE_TIMESTAMPTZ_TIMESTAMPTZ:
-		case F_CONVERT:
-		case F_CONVERT_FROM:
-		case F_CONVERT_TO:
-		case F_TIMEZONE_TEXT_TIMESTAMP:
-		case F_TIMEZONE_TEXT_TIMESTAMPTZ:
-			return true;
-		default:
-			return function >= FirstGenbkiObjectId || !function_is_internal(function) ||
-				func_volatile(function) != PROVOLATILE_IMMUTABLE;
-	}
+	return !cqrs_steady_is_function(function);
 }
 
 /* Is it written in C? Some of PostgreSQL's own are in SQL, and keep what they have begun. */
