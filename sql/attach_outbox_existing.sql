@@ -41,6 +41,17 @@ SELECT row, reason FROM cqrs.source_dead_letter;
 SELECT cqrs.attach_outbox('t', 'no order', 'cqrs_views', '{"order_by": null, "event_id": "aggregate_version"}');
 SELECT count(*) FROM cqrs.outbox WHERE source = 'no order';
 
+-- small rows that are sorted don't gather in memory until the statement ends
+CREATE TABLE small (id int);
+SELECT cqrs.attach_outbox('small', 'small', 'mapping', '{"event_id": "id", "aggregate_type": "''T''", "aggregate_id": "id", "event_type": "''E''", "order_by": "id"}');
+CREATE FUNCTION measure() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+	RAISE NOTICE '%', (SELECT max(used_bytes) < 500000 FROM pg_backend_memory_contexts WHERE name = 'AfterTriggerTupleContext');
+	RETURN NULL;
+END $$;
+CREATE TRIGGER measure AFTER INSERT ON cqrs.outbox FOR EACH ROW WHEN (new.aggregate_id = '10000') EXECUTE FUNCTION measure();
+INSERT INTO small SELECT generate_series(10000, 1, -1);
+DROP TRIGGER measure ON cqrs.outbox;
+
 -- inline projections apply what is received, in the transaction that receives it
 CREATE TABLE kept (id text PRIMARY KEY, n bigint, last bigint);
 CREATE FUNCTION keep(k kept, e cqrs.event) RETURNS kept LANGUAGE sql AS $$ SELECT e.aggregate_id, coalesce(k.n, 0) + 1, e.aggregate_version $$;

@@ -489,15 +489,21 @@ next_sorted(RowSource *rows, TupleTableSlot *slot)
 	TupleTableSlot *got = arg[1];
 	HeapTupleHeader header;
 	HeapTupleData tuple = {0};
+	Datum		value;
 	bool		isnull;
 
 	if (!tuplesort_gettupleslot(sort, true, false, got, NULL))
 		return false;
-	header = DatumGetHeapTupleHeader(slot_getattr(got, SORT_ROW, &isnull));
+	value = slot_getattr(got, SORT_ROW, &isnull);
+	header = DatumGetHeapTupleHeader(value);
 	tuple.t_len = HeapTupleHeaderGetDatumLength(header);
 	ItemPointerSetInvalid(&tuple.t_self);
 	tuple.t_data = header;
 	ExecStoreHeapTuple(heap_copytuple(&tuple), slot, true);
+
+	/* the sort packs small rows, and our memory context lives as long as the statement */
+	if (header != (HeapTupleHeader) DatumGetPointer(value))
+		pfree(header);
 	return true;
 }
 
