@@ -174,7 +174,7 @@ format_knows(const Format *format, const char *column)
 	return false;
 }
 
-/* A JSON object of the columns that the format does not know, but for NULLs. */
+/* A JSON object of the columns that the format does not know, but for those that are NULL. */
 static const char *
 format_metadata(const Format *format, Oid relid)
 {
@@ -184,18 +184,18 @@ format_metadata(const Format *format, Oid relid)
 	bool		any = false;
 
 	initStringInfo(&sql);
-	appendStringInfoString(&sql, "jsonb_strip_nulls('{}'");
+	appendStringInfoString(&sql, "'{}'::jsonb");
 	for (int i = 0; i < desc->natts; i++)
 	{
 		const char *column = NameStr(TupleDescAttr(desc, i)->attname);
 
 		if (TupleDescAttr(desc, i)->attisdropped || format_knows(format, column))
 			continue;
-		appendStringInfo(&sql, " || jsonb_build_object(%s, %s)", quote_literal_cstr(column),
+		appendStringInfo(&sql, " || CASE WHEN %s IS NULL THEN '{}' ELSE jsonb_build_object(%s, %s) END",
+						 quote_identifier(column), quote_literal_cstr(column),
 						 quote_identifier(column));
 		any = true;
 	}
-	appendStringInfoChar(&sql, ')');
 	table_close(rel, NoLock);
 	return any ? sql.data : NULL;
 }
