@@ -139,6 +139,15 @@
 #define cqrs_compat_has_generated(constr) ((constr)->has_generated_stored)
 #endif
 
+/* and they have to be put in by whoever evaluates an expression over a stored row */
+#if PG_VERSION_NUM >= 180000
+#include "rewrite/rewriteHandler.h"
+#define cqrs_compat_expand_generated(node, rel, varno) \
+	expand_generated_columns_in_expr(node, rel, varno)
+#else
+#define cqrs_compat_expand_generated(node, rel, varno) (node)
+#endif
+
 /*
  * 18 has the grouping expressions in a range table entry of their own, and in the
  * target list only references, which don't know where in the text they are
