@@ -47,6 +47,8 @@ static Oid	arg_table(FunctionCallInfo fcinfo, LOCKMODE lock, const char *action)
 static const char *arg_source(FunctionCallInfo fcinfo);
 static bool arg_existing_rows(FunctionCallInfo fcinfo);
 static bool guard_altered(TupleTableSlot *slot, void *arg);
+static void guard_mapping(CqrsAttachment *attachment);
+static ErrorData *guard_try(void *arg);
 static void guard_error_callback(void *arg);
 
 /*
@@ -194,7 +196,8 @@ cqrs_sql_attachment_changed(PG_FUNCTION_ARGS)
  * cqrs.guard_alter() RETURNS event_trigger
  *
  * After each ALTER TABLE: refuses what an attached table's mapping does not survive,
- * such as the loss of a column that it names, and keeps the triggers firing.
+ * such as the loss of a column that it or its format counts on, and keeps the triggers
+ * firing.
  */
 Datum
 cqrs_sql_guard_alter(PG_FUNCTION_ARGS)
@@ -225,7 +228,7 @@ cqrs_sql_guard_alter(PG_FUNCTION_ARGS)
 		if (attachment == NULL)
 			continue;
 		error_context_stack = &callback;
-		cqrs_mapping_check(attachment);
+		guard_mapping(attachment);
 		error_context_stack = callback.previous;
 		cqrs_attachment_enable(lfirst_oid(lc));
 	}
@@ -293,6 +296,41 @@ guard_altered(TupleTableSlot *slot, void *arg)
 								  DatumGetObjectId(slot_getattr(slot, 1, &isnull)));
 	MemoryContextSwitchTo(old);
 	return true;
+}
+
+/*
+ * Throw where the mapping does not survive. A right that the owner lacks is no ALTER
+ * TABLE's doing: pg_restore, which makes constraints when the attachments are there, grants
+ * rights last of all. Whoever lacks it for good hears of it when a row comes.
+ */
+static void
+guard_mapping(CqrsAttachment *attachment)
+{
+	ErrorData  *error = cqrs_apply_as_whole(guard_try, attachment);
+
+	if (error != NULL && error->sqlerrcode != ERRCODE_INSUFFICIENT_PRIVILEGE)
+		ReThrowError(error);
+}
+
+/* Check a mapping. Returns NULL, or the error; then there is something to roll back. */
+static ErrorData *
+guard_try(void *arg)
+{
+	MemoryContext context = CurrentMemoryContext;
+	ErrorData  *volatile error = NULL;
+
+	PG_TRY();
+	{
+		cqrs_mapping_check((CqrsAttachment *) arg);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+	}
+	PG_END_TRY();
+	return error;
 }
 
 static void
