@@ -457,14 +457,16 @@ static void
 apply_check_rights(CqrsProjection *projection)
 {
 	uint64		changes = cqrs_query_rights_changes();
+	bool		lasting = true;
 
 	if (projection->rights_checked == changes)
 		return;
 	apply_check_owner(projection);
 	cqrs_outbox_check_rights(projection->owner, false);
 	for (int i = 0; i < projection->ntables; i++)
-		cqrs_read_table_verify(projection->tables[i], projection->owner);
-	projection->rights_checked = changes;
+		lasting &= cqrs_read_table_verify(projection->tables[i], projection->owner);
+	if (lasting)
+		projection->rights_checked = changes;
 }
 
 /* Nothing in the catalogs keeps the role: its tables and functions may have gone. */

@@ -195,7 +195,7 @@ cqrs_catchup_member_apply_range(CqrsMember *member, CqrsProjection *projection,
 /*
  * A member's own work is undone; say what becomes of it, in the transaction that
  * the others commit in. Whoever asked for it is told of an error that is nobody's fault,
- * and may ask again.
+ * and may ask again; who has cancelled it does not want the rest, either.
  */
 void
 cqrs_catchup_member_fail(CqrsMember *member, CqrsProjection *projection, CqrsErrorPolicy policy)
@@ -204,6 +204,9 @@ cqrs_catchup_member_fail(CqrsMember *member, CqrsProjection *projection, CqrsErr
 	char	   *text = cqrs_apply_error_text(member->error);
 	bool		transient = cqrs_apply_error_is_transient(member->error);
 
+	if (policy == CQRS_ERROR_STOP && ERRCODE_TO_CATEGORY(member->error->sqlerrcode) ==
+		ERRCODE_OPERATOR_INTERVENTION)
+		ReThrowError(member->error);
 	if (transient && policy == CQRS_ERROR_STOP)
 		return;
 	if (transient)

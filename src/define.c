@@ -118,7 +118,7 @@ cqrs_define_become_inline(int32 id)
 	bool		small = checkpoint != NULL && !checkpoint->frozen &&
 		cqrs_checkpoint_pending(checkpoint, batch_size).events <= batch_size;
 
-	if (small && cqrs_mode_enter_inline(id, CQRS_ERROR_THROW))
+	if (small && cqrs_mode_enter_inline(id, CQRS_ERROR_THROW, NULL))
 		return;
 	ereport(NOTICE,
 			(errmsg("projection \"%s\" will be inline when it has caught up",

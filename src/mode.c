@@ -24,7 +24,6 @@
 #include "utils/builtins.h"
 #include "utils/snapmgr.h"
 
-#include "apply.h"
 #include "catchup.h"
 #include "checkpoint.h"
 #include "mode.h"
@@ -43,10 +42,11 @@ static CqrsMember mode_drain(int32 projection, CqrsErrorPolicy policy);
  * where the publishers, or by a worker the projection, could not be locked, where
  * the projection stopped, or where its handler has published while it caught up;
  * publishers wait until the transaction ends otherwise. Does nothing, and
- * returns true, where the projection is not (or no longer) to be switched.
+ * returns true, where the projection is not (or no longer) to be switched. Sets *error,
+ * unless that is NULL, to the error that it met then, or to NULL.
  */
 bool
-cqrs_mode_enter_inline(int32 id, CqrsErrorPolicy policy)
+cqrs_mode_enter_inline(int32 id, CqrsErrorPolicy policy, ErrorData **error)
 {
 	CqrsProjection *projection;
 	CqrsMember	member;
@@ -61,9 +61,8 @@ cqrs_mode_enter_inline(int32 id, CqrsErrorPolicy policy)
 	if (!cqrs_outbox_lock_publishers(NULL, 0))
 		return false;
 	member = mode_drain(id, policy);
-	if (member.error != NULL && policy == CQRS_ERROR_STOP &&
-		cqrs_apply_error_is_transient(member.error))
-		ReThrowError(member.error);
+	if (error != NULL)
+		*error = member.error;
 	if (member.error != NULL || !member.locked)
 		return false;
 

@@ -8,7 +8,7 @@
 #include "catchup.h"
 #include "projection.h"
 
-extern bool cqrs_mode_enter_inline(int32 projection, CqrsErrorPolicy policy);
+extern bool cqrs_mode_enter_inline(int32 projection, CqrsErrorPolicy policy, ErrorData **error);
 extern void cqrs_mode_leave_inline(CqrsProjection *projection, bool lock_read_tables);
 extern void cqrs_mode_forget_inline(int32 projection);
 extern void cqrs_mode_require_read_committed(const char *what);

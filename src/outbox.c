@@ -157,6 +157,7 @@ cqrs_outbox_last_position(void)
 	};
 	int64		position = 0;
 
+	cqrs_outbox_lock_to_read();
 	cqrs_query_run(&query, NULL, NULL, cqrs_query_keep_bigint, &position);
 	return position;
 }

@@ -131,8 +131,12 @@ cqrs_read_table_is_sound(Oid relid)
 		get_rel_persistence(relid) == RELPERSISTENCE_PERMANENT;
 }
 
-/* The cheap part of the check, for each batch: it is there, sound, and still owner's. */
-void
+/*
+ * The cheap part of the check, for each batch: it is there, sound, and still owner's.
+ * Returns whether that holds until cqrs_query_rights_changes: where the table has had a
+ * rule or a child, no change of pg_class tells of the next one.
+ */
+bool
 cqrs_read_table_verify(Oid relid, Oid owner)
 {
 	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
@@ -150,6 +154,7 @@ cqrs_read_table_verify(Oid relid, Oid owner)
 	if (suspect || !read_table_is_owners(relid, owner))
 		cqrs_read_table_check(relid, owner);
 	read_table_refuse_subscription(relid);
+	return !suspect;
 }
 
 /* Throw unless a role may drop a read table together with its projection. */

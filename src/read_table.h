@@ -24,7 +24,7 @@ extern void cqrs_read_table_check(Oid relid, Oid owner);
 extern void cqrs_read_table_check_drop(Oid relid, Oid role);
 extern void cqrs_read_table_check_form(Oid relid);
 extern bool cqrs_read_table_is_sound(Oid relid);
-extern void cqrs_read_table_verify(Oid relid, Oid owner);
+extern bool cqrs_read_table_verify(Oid relid, Oid owner);
 extern void cqrs_read_table_guard(Oid relid);
 extern void cqrs_read_table_unguard(Oid relid);
 extern bool cqrs_read_table_is_guarded(Oid relid);

@@ -44,6 +44,7 @@ extern PGDLLIMPORT char *locale_time;
 static bool settings_are_fixed(void);
 static const char *settings_current(const char *name);
 static const char *configuration_to_use(const char *name);
+static bool configuration_is_everybodys(const char *name);
 static char *resolve_path(const char *path);
 static char *temporary_last(const char *path);
 
@@ -116,6 +117,11 @@ cqrs_settings_put(const CqrsSettings *settings)
 		if (strcmp(settings->names[i], CQRS_SETTINGS_CONFIGURATION) == 0)
 			value = configuration_to_use(value);
 		cqrs_settings_set(settings->names[i], value);
+
+		/* parallel workers take settings over as the session's user, who may not name it */
+		if (strcmp(settings->names[i], CQRS_SETTINGS_CONFIGURATION) == 0 &&
+			!configuration_is_everybodys(value))
+			cqrs_settings_set("max_parallel_workers_per_gather", "0");
 	}
 	cqrs_settings_set("timezone_abbreviations", "Default");
 }
@@ -294,10 +300,16 @@ settings_current(const char *name)
 static const char *
 configuration_to_use(const char *name)
 {
-	if (strncmp(name, "pg_catalog.", strlen("pg_catalog.")) == 0 &&
-		strcmp(name, TSCurrentConfig) == 0)
+	if (configuration_is_everybodys(name) && strcmp(name, TSCurrentConfig) == 0)
 		return name;
 	return OidIsValid(cqrs_settings_configuration_find(name)) ? name : STAND_IN_CONFIGURATION;
+}
+
+/* Is it one of PostgreSQL's own? */
+static bool
+configuration_is_everybodys(const char *name)
+{
+	return strncmp(name, "pg_catalog.", strlen("pg_catalog.")) == 0;
 }
 
 /*

@@ -49,9 +49,8 @@ typedef struct Drive
 {
 	MemoryContext context;
 	List	   *ids;			/* projections still to be processed */
-	ErrorData  *error;			/* the first that one of them met, */
-	MemoryContext error_context;	/* and the memory that it lives in */
-	char	   *stopped;		/* the name of the one that it stopped; NULL = none */
+	ErrorData  *error;			/* the first that stopped one of them, or else that was */
+	char	   *stopped;		/* nobody's fault; the name of the one; NULL = none */
 } Drive;
 
 static void drive_begin(Drive *drive);
@@ -61,7 +60,6 @@ static List *drive_pass(Drive *drive);
 static void drive_switch(Drive *drive, int32 id);
 static void drive_note_error(Drive *drive, const CqrsProjection *projection,
 							 ErrorData *error);
-static void drive_note_stop(Drive *drive, const CqrsProjection *projection);
 static void drive_end(Drive *drive);
 static List *manageable_projections(void);
 static CqrsProjection *refuse_inactive(CqrsProjection *projection, const char *what);
@@ -275,6 +273,7 @@ drive_pass(Drive *drive)
 	MemoryContext pass = AllocSetContextCreate(drive->context, "cqrs_views pass",
 											   ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(pass);
+	const ErrorData *noted = drive->error;
 	CqrsMember	members[CQRS_CATCHUP_MAX_PROJECTIONS];
 	int			n = 0;
 	List	   *switching = NIL;
@@ -296,16 +295,17 @@ drive_pass(Drive *drive)
 			drive_note_error(drive, projection, members[i].error);
 		else if (!members[i].locked && projection != NULL &&
 				 projection->state == CQRS_STATE_STOPPED)
-			drive_note_stop(drive, projection);
+			drive_note_error(drive, projection,
+							 cqrs_apply_error_parse(projection->last_error));
 		if (members[i].wants_switch)
 			switching = lappend_int(switching, members[i].projection);
 		if (!members[i].locked || !members[i].more)
 			drive->ids = list_delete_int(drive->ids, members[i].projection);
 	}
 	MemoryContextSwitchTo(old);
-	if (drive->error_context == NULL && drive->error != NULL)
-		drive->error_context = pass;
-	else
+
+	/* an error that was noted is in there */
+	if (drive->error == noted)
 		MemoryContextDelete(pass);
 	return switching;
 }
@@ -316,14 +316,18 @@ drive_switch(Drive *drive, int32 id)
 {
 	for (int attempt = 0; attempt < SWITCH_ATTEMPTS; attempt++)
 	{
+		MemoryContext old = MemoryContextSwitchTo(drive->context);
+		ErrorData  *error = NULL;
+		bool		done = cqrs_mode_enter_inline(id, CQRS_ERROR_STOP, &error);
 		CqrsProjection *projection;
-		bool		done = cqrs_mode_enter_inline(id, CQRS_ERROR_STOP);
 
+		MemoryContextSwitchTo(old);
 		drive_commit();
 		projection = cqrs_projection_get(id);
-		if (projection != NULL && projection->state == CQRS_STATE_STOPPED)
-			drive_note_stop(drive, projection);
-		if (done || projection == NULL || projection->state != CQRS_STATE_SWITCHING)
+		if (error != NULL)
+			drive_note_error(drive, projection, error);
+		if (done || error != NULL || projection == NULL ||
+			projection->state != CQRS_STATE_SWITCHING)
 			return;
 	}
 	ereport(WARNING,
@@ -333,27 +337,20 @@ drive_switch(Drive *drive, int32 id)
 }
 
 /*
- * Remember the first error, to throw it when all that can be done is done. It
- * may be one that another process met while we waited for it.
+ * Remember the first error, to throw it when all that can be done is done; but one that
+ * stops a projection rather than one that does not, as that is met again. It may be one
+ * that another process met while we waited for it.
  */
 static void
 drive_note_error(Drive *drive, const CqrsProjection *projection, ErrorData *error)
 {
-	if (drive->error != NULL)
+	bool		stops = projection != NULL && projection->state == CQRS_STATE_STOPPED;
+
+	if (drive->error != NULL && (drive->stopped != NULL || !stops))
 		return;
 	drive->error = error;
-	if (projection != NULL && projection->state == CQRS_STATE_STOPPED)
-		drive->stopped = pstrdup(NameStr(projection->name));
-}
-
-/* The same for what has stopped it, as far as its status tells, in the call's memory context. */
-static void
-drive_note_stop(Drive *drive, const CqrsProjection *projection)
-{
-	MemoryContext old = MemoryContextSwitchTo(drive->context);
-
-	drive_note_error(drive, projection, cqrs_apply_error_parse(projection->last_error));
-	MemoryContextSwitchTo(old);
+	if (stops)
+		drive->stopped = MemoryContextStrdup(drive->context, NameStr(projection->name));
 }
 
 static void

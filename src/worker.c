@@ -491,7 +491,7 @@ worker_switch(int32 projection)
 
 	/* SPI wants one from whoever has no portal; each step takes its own */
 	PushActiveSnapshot(GetTransactionSnapshot());
-	done = cqrs_mode_enter_inline(projection, CQRS_ERROR_RETRY);
+	done = cqrs_mode_enter_inline(projection, CQRS_ERROR_RETRY, NULL);
 	PopActiveSnapshot();
 	CommitTransactionCommand();
 	cqrs_shmem_announce();

@@ -57,6 +57,26 @@ is(status('calm'), 'running|0|0', 'the other projection has gone on');
 fails_ok($node, 'postgres', "CALL cqrs.catch_up('busy')", qr/ERROR:  serialization_failure\n/, 'alone, it is told, too');
 drop_all();
 
+# --- but rather that something has stopped, which is not met again
+
+define('busy', "event_types => '{Busy}'");
+define('stopping', "event_types => '{Bad}', on_error => 'stop'");
+event('k', 'Busy');
+event('k', 'Bad');
+fails_ok($node, 'postgres', 'CALL cqrs.catch_up()', qr/ERROR:  projection "stopping" stopped: bad\n/, 'a stop, beside what is nobody\'s fault');
+drop_all();
+
+# --- a cancellation ends it all
+
+define('cancelled', "event_types => '{Hang}'");
+define('rest', "event_types => '{E}'");
+event('k', 'Hang');
+event('k', 'E');
+fails_ok($node, 'postgres', "SET cqrs_views.handler_timeout = 0; SET statement_timeout = '100ms'; CALL cqrs.catch_up()",
+	qr/ERROR:  canceling statement due to statement timeout\n/, 'a statement timeout');
+is(status('rest'), 'running|2|0', 'after which nothing goes on');
+drop_all();
+
 # --- a stop while publishers are waited for
 
 my $publisher = background();
@@ -69,7 +89,39 @@ $publisher->query_safe('COMMIT');
 $caller->query_until(qr/done/, "\n");
 like($caller->{stderr}, qr/projection "switching" stopped: bad/, 'and says that it has stopped');
 is(status('switching'), 'stopped|1|0', 'as it has');
+drop_all();
+
+# --- and nobody's fault meanwhile
+
+$publisher->query_safe("BEGIN; SELECT cqrs.publish('T', 'k', 'Busy')");
+define('switching', "mode => 'inline'");
+define('rest', "event_types => '{E}', batch_size => 1");
+event($_, 'E') foreach 1 .. 3;
+$caller->query_until(qr/called/, "\\echo called\nCALL cqrs.catch_up();\n\\echo done\n");
+poll_ok($node, 'postgres', "SELECT count(*) FROM pg_locks WHERE relation = 'cqrs.outbox'::regclass AND NOT granted", 'the switch waits for a publisher', 1);
+$publisher->query_safe('COMMIT');
+$caller->query_until(qr/done/, "\n");
+like($caller->{stderr}, qr/ERROR:  serialization_failure/, 'what is nobody\'s fault is told');
+is(status('switching'), 'switching|1|0', 'the switch is for another time');
+is(status('rest'), 'running|0|0', 'the other projection has gone on');
 $_->quit foreach $publisher, $caller;
+drop_all();
+
+# --- a rule is seen also where there was one before
+
+define('ruled', '');
+event('k', 'E');
+fails_ok($node, 'postgres', q{
+	SET cqrs_views.allow_writes = on;
+	CREATE RULE r AS ON INSERT TO ruled DO INSTEAD NOTHING;
+	DROP RULE r ON ruled;
+	SET cqrs_views.allow_writes = off;
+	CALL cqrs.catch_up();
+	SELECT cqrs.publish('T', 'k', 'E');
+	SET cqrs_views.allow_writes = on;
+	CREATE RULE r AS ON INSERT TO ruled DO INSTEAD NOTHING;
+	SET cqrs_views.allow_writes = off;
+	CALL cqrs.catch_up()}, qr/ERROR:  projection "ruled" stopped: "ruled" can't be a read table/, 'a rule on a read table');
 drop_all();
 
 # --- a retry that fails stops no inline projection, whatever is asked for by now
@@ -187,7 +239,7 @@ sub define
 
 	$arguments = ", $arguments" if $arguments;
 	sql("CREATE TABLE $name (id text PRIMARY KEY, n int);
-		CREATE FUNCTION handle_$name(e cqrs.event) RETURNS void LANGUAGE plpgsql AS 'BEGIN PERFORM count_into(''$name'', e); END';
+		CREATE OR REPLACE FUNCTION handle_$name(e cqrs.event) RETURNS void LANGUAGE plpgsql AS 'BEGIN PERFORM count_into(''$name'', e); END';
 		SELECT cqrs.create_projection('$name', 'handle_$name(cqrs.event)', '{$name}', start_at => 'now'$arguments)");
 	return;
 }
