@@ -159,6 +159,9 @@ $publisher->start;
 publish_more(20);
 arrived('a crash of the publisher');
 
+# an apply process that is started anew confirms what the one before has applied, be it on disk or not: that is
+# PostgreSQL's, and synchronous_commit in the subscription prevents it
+$subscriber->safe_psql('postgres', "SELECT pg_logical_emit_message(true, '', 'to disk')");
 publish_more(20);
 $subscriber->stop('immediate');
 publish_more(20);
