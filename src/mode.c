@@ -158,8 +158,8 @@ cqrs_mode_require_clean_transaction(const char *what)
 }
 
 /*
- * Process all that is visible now; nothing is added meanwhile. Publishers wait: what was
- * put aside is retried another time.
+ * Process all that is visible now, to which nothing is added where publishers are locked
+ * out. They wait, or are about to: what was put aside is retried another time.
  */
 static CqrsMember
 mode_drain(int32 id, CqrsErrorPolicy policy)

@@ -43,7 +43,7 @@ extern PGDLLIMPORT char *locale_time;
 
 static bool settings_are_fixed(void);
 static const char *settings_current(const char *name);
-static const char *configuration_to_use(const char *name);
+static void configuration_put(const char *name);
 static bool configuration_is_everybodys(const char *name);
 static char *resolve_path(const char *path);
 static char *temporary_last(const char *path);
@@ -112,16 +112,10 @@ cqrs_settings_put(const CqrsSettings *settings)
 {
 	for (int i = 0; i < settings->nsettings; i++)
 	{
-		const char *value = settings->values[i];
-
 		if (strcmp(settings->names[i], CQRS_SETTINGS_CONFIGURATION) == 0)
-			value = configuration_to_use(value);
-		cqrs_settings_set(settings->names[i], value);
-
-		/* parallel workers take settings over as the session's user, who may not name it */
-		if (strcmp(settings->names[i], CQRS_SETTINGS_CONFIGURATION) == 0 &&
-			!configuration_is_everybodys(value))
-			cqrs_settings_set("max_parallel_workers_per_gather", "0");
+			configuration_put(settings->values[i]);
+		else
+			cqrs_settings_set(settings->names[i], settings->values[i]);
 	}
 	cqrs_settings_set("timezone_abbreviations", "Default");
 }
@@ -293,16 +287,22 @@ settings_current(const char *name)
 }
 
 /*
- * The configuration of that name, or the one that stands in for it where the current
- * user has none. PostgreSQL's own don't go; another may be gone, or somebody else's
- * only, also where the session names it already.
+ * Put the configuration of that name in force, or the one that stands in for it where
+ * the current user has none. PostgreSQL's own don't go; another may be gone, or somebody
+ * else's only, also where the session names it already.
  */
-static const char *
-configuration_to_use(const char *name)
+static void
+configuration_put(const char *name)
 {
 	if (configuration_is_everybodys(name) && strcmp(name, TSCurrentConfig) == 0)
-		return name;
-	return OidIsValid(cqrs_settings_configuration_find(name)) ? name : STAND_IN_CONFIGURATION;
+		return;
+	if (!OidIsValid(cqrs_settings_configuration_find(name)))
+		name = STAND_IN_CONFIGURATION;
+	cqrs_settings_set(CQRS_SETTINGS_CONFIGURATION, name);
+
+	/* parallel workers take settings over as the session's user, who may not name it */
+	if (!configuration_is_everybodys(name))
+		cqrs_settings_set("max_parallel_workers_per_gather", "0");
 }
 
 /* Is it one of PostgreSQL's own? */
