@@ -18,6 +18,7 @@
 #include "utils/syscache.h"
 
 #include "apply.h"
+#include "catalog.h"
 #include "deadline.h"
 #include "guc.h"
 #include "handler.h"
@@ -456,7 +457,7 @@ cqrs_apply_error_parse(const char *text)
 static void
 apply_check_rights(CqrsProjection *projection)
 {
-	uint64		changes = cqrs_query_rights_changes();
+	uint64		changes = cqrs_catalog_rights_changes();
 	bool		lasting = true;
 
 	if (projection->rights_checked == changes)

@@ -24,6 +24,7 @@
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
+#include "catalog.h"
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -80,7 +81,7 @@ cqrs_attachment_changed(void)
 bool
 cqrs_attachment_is_watched(void)
 {
-	return cqrs_trigger_fires_when(cqrs_query_relation("attachment", false), WATCH_TRIGGER) ==
+	return cqrs_trigger_fires_when(cqrs_catalog_relation("attachment", false), WATCH_TRIGGER) ==
 		TRIGGER_FIRES_ALWAYS;
 }
 
@@ -89,7 +90,7 @@ void
 cqrs_attachment_watch(void)
 {
 	if (!cqrs_attachment_is_watched())
-		cqrs_trigger_set_fires_when(cqrs_query_relation("attachment", false), WATCH_TRIGGER,
+		cqrs_trigger_set_fires_when(cqrs_catalog_relation("attachment", false), WATCH_TRIGGER,
 									TRIGGER_FIRES_ALWAYS);
 }
 
@@ -144,7 +145,7 @@ cqrs_attachment_check_table(Oid relid, Oid role)
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("relation with OID %u does not exist", relid)));
 	nspname = get_namespace_name(get_rel_namespace(relid));
-	if (relid == cqrs_query_relation("outbox", false))
+	if (relid == cqrs_catalog_relation("outbox", false))
 		refuse_table(relid, "Its rows are events already, of this database.",
 					 "Have another database's events arrive in a table of your own, and attach that.");
 	if (IsCatalogNamespace(get_rel_namespace(relid)) || strcmp(nspname, "cqrs") == 0)
@@ -166,7 +167,7 @@ cqrs_attachment_check_table(Oid relid, Oid role)
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("must be owner of table \"%s\"", get_rel_name(relid)),
 				 errhint("SET ROLE %s;",
-						 quote_identifier(GetUserNameFromId(cqrs_query_table_owner(relid), false)))));
+						 quote_identifier(GetUserNameFromId(cqrs_catalog_table_owner(relid), false)))));
 }
 
 /*
@@ -182,12 +183,12 @@ cqrs_attachment_verify(const CqrsAttachment *attachment)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("attached table with OID %u does not exist", attachment->relid)));
-	if (cqrs_query_table_owner(attachment->relid) != attachment->owner)
+	if (cqrs_catalog_table_owner(attachment->relid) != attachment->owner)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("attached table \"%s\" has another owner now", relname),
 				 errdetail("Its mapping would run as \"%s\", who did not write it.",
-						   GetUserNameFromId(cqrs_query_table_owner(attachment->relid), false)),
+						   GetUserNameFromId(cqrs_catalog_table_owner(attachment->relid), false)),
 				 errhint("Detach it, and attach it again: SELECT cqrs.detach_outbox(%s);",
 						 quote_literal_cstr(quote_qualified_identifier(get_namespace_name(get_rel_namespace(attachment->relid)),
 																	   relname)))));
@@ -209,7 +210,7 @@ cqrs_attachment_insert(Oid relid, const char *source, const char *format, Jsonb 
 	};
 	Datum		args[6] = {
 		ObjectIdGetDatum(relid), CStringGetTextDatum(source), CStringGetTextDatum(format),
-		JsonbPGetDatum(mapping), ObjectIdGetDatum(cqrs_query_table_owner(relid)),
+		JsonbPGetDatum(mapping), ObjectIdGetDatum(cqrs_catalog_table_owner(relid)),
 		cqrs_settings_save()
 	};
 

@@ -31,6 +31,7 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
+#include "catalog.h"
 #include "miscadmin.h"
 #include "storage/lock.h"
 #include "utils/builtins.h"
@@ -97,7 +98,7 @@ cqrs_checkpoint_lock(int32 projection, bool wait)
 {
 	LOCKTAG		tag;
 
-	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, cqrs_query_relation("registry", false),
+	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, cqrs_catalog_relation("registry", false),
 					   projection, 0);
 	if (LockAcquire(&tag, ExclusiveLock, false, !wait) == LOCKACQUIRE_NOT_AVAIL)
 		return false;

@@ -8,6 +8,7 @@
  */
 #include "postgres.h"
 
+#include "catalog.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 
@@ -25,7 +26,6 @@
 #include "launcher.h"
 #include "outbox.h"
 #include "projection.h"
-#include "query.h"
 #include "read_table.h"
 #include "reassign.h"
 #include "session.h"
@@ -38,7 +38,7 @@ void
 _PG_init(void)
 {
 	cqrs_guc_define();
-	cqrs_query_init();
+	cqrs_catalog_init();
 	cqrs_session_init();
 	cqrs_era_init();
 	cqrs_outbox_init();

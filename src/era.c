@@ -41,6 +41,7 @@
 #include "catalog/pg_type.h"
 #include "utils/inval.h"
 
+#include "catalog.h"
 #include "era.h"
 #include "query.h"
 
@@ -243,7 +244,7 @@ era_relcache_callback(Datum arg, Oid relid)
 static void
 era_note(int64 position)
 {
-	era_relid = cqrs_query_relation("era", false);
+	era_relid = cqrs_catalog_relation("era", false);
 	first_position = position;
 	known_here = true;
 }

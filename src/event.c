@@ -15,6 +15,7 @@
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "executor/executor.h"
+#include "catalog.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/expandedrecord.h"
@@ -26,7 +27,6 @@
 
 #include "event.h"
 #include "expression.h"
-#include "query.h"
 
 /* what a tuplestore needs for a tuple besides the tuple, amply; bytes */
 #define STORE_OVERHEAD 128
@@ -58,7 +58,7 @@ cqrs_event_type(void)
 {
 	static Oid	outbox = InvalidOid;
 	static Oid	event = InvalidOid;
-	Oid			relid = cqrs_query_relation("outbox", false);
+	Oid			relid = cqrs_catalog_relation("outbox", false);
 
 	/* both go with the extension only, and a new one has a new outbox */
 	if (relid != outbox)
@@ -271,7 +271,7 @@ cqrs_event_key_parse(const char *expression)
 		.type = TEXTOID
 	};
 	CqrsKey    *key = palloc0(sizeof(CqrsKey));
-	Relation	rel = table_open(cqrs_query_relation("events", false), AccessShareLock);
+	Relation	rel = table_open(cqrs_catalog_relation("events", false), AccessShareLock);
 
 	key->expr = cqrs_expression_parse(expression, rel, &use);
 	if (IsA(key->expr, Var))

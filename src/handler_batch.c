@@ -20,6 +20,7 @@
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "executor/executor.h"
+#include "catalog.h"
 #include "fmgr.h"
 #include "pgstat.h"
 #include "utils/lsyscache.h"
@@ -84,7 +85,7 @@ handler_batch_apply(CqrsHandlerCall *call)
 	trigger.tgnewtable = TRANSITION_TABLE;
 
 	trigdata.tg_event = TRIGGER_EVENT_INSERT | TRIGGER_EVENT_AFTER;
-	trigdata.tg_relation = table_open(cqrs_query_relation("events", false), AccessShareLock);
+	trigdata.tg_relation = table_open(cqrs_catalog_relation("events", false), AccessShareLock);
 	trigdata.tg_trigger = &trigger;
 	trigdata.tg_newtable = store;
 

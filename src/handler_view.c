@@ -10,6 +10,7 @@
 #include "storage/lmgr.h"
 #include "utils/typcache.h"
 
+#include "catalog.h"
 #include "handler_view.h"
 #include "outbox_range.h"
 #include "query.h"
@@ -151,7 +152,7 @@ view_apply_batch(CqrsMaintained *maintained, CqrsHandlerCall *call, bool tell, C
 	MemoryContext old = MemoryContextSwitchTo(call->batch->context);
 	CqrsRows	rows = {
 		.name = "events",
-		.relid = cqrs_query_relation("events", false),
+		.relid = cqrs_catalog_relation("events", false),
 		.store = lent ? call->batch->rows : cqrs_event_store(call->events, call->nevents),
 		.nrows = call->nevents
 	};
@@ -246,7 +247,7 @@ handler_view_begin(CqrsProjection *projection)
 	CqrsMaintained *maintained = cqrs_view_cache_get(projection);
 	CqrsRows	rows = {
 		.name = "events",
-		.relid = cqrs_query_relation("events", false),
+		.relid = cqrs_catalog_relation("events", false),
 		.store = cqrs_event_store(NULL, 0)
 	};
 	Datum		args[2] = {Int64GetDatum(0), Int64GetDatum(PG_INT64_MAX)};

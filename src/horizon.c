@@ -17,6 +17,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog.h"
 #include "miscadmin.h"
 #include "storage/lock.h"
 #include "utils/memutils.h"
@@ -24,7 +25,6 @@
 #include "compat.h"
 #include "horizon.h"
 #include "outbox.h"
-#include "query.h"
 
 /* the epoch: positions up to "drawn", by these publishers or earlier ones */
 static int64 drawn = 0;
@@ -46,7 +46,7 @@ static bool horizon_epoch_is_over(const VirtualTransactionId *current, int ncurr
 int64
 cqrs_horizon_settled(void)
 {
-	Oid			relid = cqrs_query_relation("outbox", false);
+	Oid			relid = cqrs_catalog_relation("outbox", false);
 	VirtualTransactionId *current;
 	int			ncurrent;
 	int64		drawn_now;

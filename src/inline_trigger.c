@@ -42,6 +42,7 @@
 #include "commands/trigger.h"
 #include "common/hashfn.h"
 #include "executor/executor.h"
+#include "catalog.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -60,7 +61,6 @@
 #include "outbox_read.h"
 #include "park.h"
 #include "projection.h"
-#include "query.h"
 #include "registry.h"
 
 /* events of a statement that are in memory at once */
@@ -117,7 +117,7 @@ cqrs_inline_trigger_apply(PG_FUNCTION_ARGS)
 	List	   *projections;
 
 	if (!CALLED_AS_TRIGGER(fcinfo) || trigdata->tg_newtable == NULL ||
-		RelationGetRelid(trigdata->tg_relation) != cqrs_query_relation("outbox", false))
+		RelationGetRelid(trigdata->tg_relation) != cqrs_catalog_relation("outbox", false))
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("cqrs.apply_inline can only be called as the trigger of cqrs.outbox")));

@@ -14,6 +14,7 @@
 #include "postgres.h"
 
 #include "access/xact.h"
+#include "catalog.h"
 #include "miscadmin.h"
 #include "storage/lock.h"
 #include "utils/guc.h"
@@ -22,7 +23,6 @@
 
 #include "compat.h"
 #include "lock.h"
-#include "query.h"
 
 /* the object sub-ids of our locks; 0 is the checkpoint's */
 #define LOCK_KEY 1
@@ -106,7 +106,7 @@ cqrs_lock_keys(int32 projection, const uint32 *hashes, int nhashes, bool many)
 	{
 		LOCKTAG		tag;
 
-		SET_LOCKTAG_OBJECT(tag, MyDatabaseId, cqrs_query_relation("registry", false),
+		SET_LOCKTAG_OBJECT(tag, MyDatabaseId, cqrs_catalog_relation("registry", false),
 						   hashes[i], LOCK_KEY);
 		(void) LockAcquire(&tag, ExclusiveLock, false, false);
 		counted++;
@@ -150,7 +150,7 @@ cqrs_lock_gate_briefly(int32 projection)
 static void
 lock_gate_tag(LOCKTAG *tag, int32 projection)
 {
-	SET_LOCKTAG_OBJECT(*tag, MyDatabaseId, cqrs_query_relation("registry", false),
+	SET_LOCKTAG_OBJECT(*tag, MyDatabaseId, cqrs_catalog_relation("registry", false),
 					   projection, LOCK_GATE);
 }
 

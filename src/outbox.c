@@ -18,6 +18,7 @@
 #include "commands/sequence.h"
 #include "commands/tablecmds.h"
 #include "commands/trigger.h"
+#include "catalog.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "parser/parse_func.h"
@@ -144,7 +145,7 @@ cqrs_outbox_begin_era(void)
 void
 cqrs_outbox_lock_to_read(void)
 {
-	LockRelationOid(cqrs_query_relation("outbox", false), AccessShareLock);
+	LockRelationOid(cqrs_catalog_relation("outbox", false), AccessShareLock);
 }
 
 /* The highest committed position; 0 where there is none. */
@@ -220,7 +221,7 @@ cqrs_outbox_publish(Datum *values, const char *nulls)
 		TIMESTAMPTZOID}
 	};
 	int64		position = 0;
-	Oid			relid = cqrs_query_relation("outbox", false);
+	Oid			relid = cqrs_catalog_relation("outbox", false);
 
 	/* for a hint; the statement checks it column by column */
 	if (pg_class_aclcheck(relid, GetUserId(), ACL_INSERT) != ACLCHECK_OK &&
@@ -246,7 +247,7 @@ cqrs_outbox_grant(Oid roleid)
 		"event_id", "aggregate_type", "aggregate_id", "aggregate_version",
 		"event_type", "payload", "metadata", "occurred_at"
 	};
-	Oid			relid = cqrs_query_relation("outbox", false);
+	Oid			relid = cqrs_catalog_relation("outbox", false);
 	GrantStmt  *stmt = makeNode(GrantStmt);
 	AccessPriv *insert = makeNode(AccessPriv);
 	AccessPriv *select = makeNode(AccessPriv);
@@ -288,7 +289,7 @@ cqrs_outbox_grant(Oid roleid)
 void
 cqrs_outbox_check_forge(Oid roleid)
 {
-	Oid			relid = cqrs_query_relation("outbox", false);
+	Oid			relid = cqrs_catalog_relation("outbox", false);
 
 	if (pg_class_aclcheck(relid, roleid, ACL_INSERT) != ACLCHECK_OK &&
 		pg_attribute_aclcheck(relid, get_attnum(relid, "source"), roleid,
@@ -309,8 +310,8 @@ cqrs_outbox_check_forge(Oid roleid)
 int64
 cqrs_outbox_draw_position(void)
 {
-	LockRelationOid(cqrs_query_relation("outbox", false), RowExclusiveLock);
-	return nextval_internal(cqrs_query_relation("outbox_position_seq", false), false);
+	LockRelationOid(cqrs_catalog_relation("outbox", false), RowExclusiveLock);
+	return nextval_internal(cqrs_catalog_relation("outbox_position_seq", false), false);
 }
 
 /*
@@ -355,7 +356,7 @@ cqrs_outbox_receive(int64 position, const pg_uuid_t *event_id, const char *sourc
 bool
 cqrs_outbox_is_guarded(void)
 {
-	Oid			relid = cqrs_query_relation("outbox", false);
+	Oid			relid = cqrs_catalog_relation("outbox", false);
 
 	for (int i = 0; i < lengthof(guards); i++)
 		if (cqrs_trigger_fires_when(relid, guards[i].name) != guards[i].fires_when)
@@ -367,7 +368,7 @@ cqrs_outbox_is_guarded(void)
 void
 cqrs_outbox_restore_guard(void)
 {
-	Oid			relid = cqrs_query_relation("outbox", false);
+	Oid			relid = cqrs_catalog_relation("outbox", false);
 
 	if (cqrs_outbox_is_guarded())
 		return;
@@ -379,7 +380,7 @@ cqrs_outbox_restore_guard(void)
 void
 cqrs_outbox_check_select(Oid roleid, const char *detail)
 {
-	if (pg_class_aclcheck(cqrs_query_relation("outbox", false), roleid, ACL_SELECT) != ACLCHECK_OK)
+	if (pg_class_aclcheck(cqrs_catalog_relation("outbox", false), roleid, ACL_SELECT) != ACLCHECK_OK)
 		ereport(ERROR,
 				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
 				 errmsg("permission denied for table cqrs.outbox"),
@@ -396,7 +397,7 @@ cqrs_outbox_check_select(Oid roleid, const char *detail)
 void
 cqrs_outbox_check_rights(Oid roleid, bool inline_mode)
 {
-	Oid			relid = cqrs_query_relation("outbox", false);
+	Oid			relid = cqrs_catalog_relation("outbox", false);
 
 	cqrs_outbox_check_select(roleid, "The owner of a projection needs SELECT on it.");
 	if (inline_mode && pg_class_aclcheck(relid, roleid, ACL_TRIGGER) != ACLCHECK_OK)
@@ -420,7 +421,7 @@ bool
 cqrs_outbox_lock_publishers(const Oid *relids, int nrelids)
 {
 	PublisherLocks locks = {
-		.outbox = cqrs_query_relation("outbox", false),.relids = relids,.nrelids = nrelids
+		.outbox = cqrs_catalog_relation("outbox", false),.relids = relids,.nrelids = nrelids
 	};
 
 	return cqrs_lock_briefly(outbox_lock, &locks);
@@ -449,7 +450,7 @@ outbox_lock(void *arg)
 void
 cqrs_outbox_set_inline(bool wanted)
 {
-	Oid			relid = cqrs_query_relation("outbox", false);
+	Oid			relid = cqrs_catalog_relation("outbox", false);
 	Oid			trigger = outbox_inline_trigger(relid);
 	CqrsUserContext user;
 
@@ -555,7 +556,7 @@ outbox_inline_trigger(Oid relid)
 static void
 outbox_check_sequence(void)
 {
-	Oid			seqid = cqrs_query_relation("outbox_position_seq", false);
+	Oid			seqid = cqrs_catalog_relation("outbox_position_seq", false);
 	HeapTuple	tuple = SearchSysCache1(SEQRELID, ObjectIdGetDatum(seqid));
 	Form_pg_sequence form;
 	bool		valid;

@@ -65,7 +65,7 @@ typedef struct CqrsProjection
 	char	   *handler;		/* its signature, with schemas; NULL for a view */
 	Oid			handler_oid;	/* resolved and checked by handler.c, */
 	uint64		handler_checked;	/* at this count of catalog changes */
-	uint64		rights_checked;	/* by apply.c, at cqrs_query_rights_changes */
+	uint64		rights_checked;	/* by apply.c, at cqrs_catalog_rights_changes */
 	char	   *query;			/* of a view; NULL = it has a handler */
 	Oid		   *tables;			/* that it writes to: its read tables, then */
 	int			ntables;		/* the state table if it has one */

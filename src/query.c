@@ -15,51 +15,23 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "catalog/dependency.h"
 #include "catalog/namespace.h"
-#include "catalog/pg_class.h"
-#include "catalog/pg_extension.h"
-#include "catalog/pg_namespace.h"
-#include "commands/extension.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "storage/lmgr.h"
 #include "utils/guc.h"
-#include "utils/inval.h"
-#include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/plancache.h"
 #include "utils/snapmgr.h"
-#include "utils/syscache.h"
 
+#include "catalog.h"
 #include "compat.h"
 #include "query.h"
 #include "session.h"
 #include "settings.h"
 
-#define CQRS_SCHEMA "cqrs"
-#define OUR_EXTENSION "cqrs_views"
 #define OUR_SEARCH_PATH "pg_catalog, pg_temp"
 
-/* a table of the extension's that was looked up before */
-typedef struct KnownRelation
-{
-	const char *relname;
-	Oid			relid;
-} KnownRelation;
-
-#define MAX_KNOWN 16
-
-/* forgotten whenever a table or a schema changes, which is counted */
-static KnownRelation known_relations[MAX_KNOWN];
-static int	nknown = 0;
-static uint64 catalog_changes = 0;
-
-/* counts changes of tables, roles and rights that this process heard of */
-static uint64 rights_changes = 1;
-
-static void query_catalog_callback(Datum arg, int cacheid, uint32 hashvalue);
-static void query_rights_callback(Datum arg, int cacheid, uint32 hashvalue);
 static void query_prepare(CqrsQuery *query);
 static CachedPlan *query_plan(CqrsQuery *query);
 static int	query_settings(const CqrsQuery *query, bool shape);
@@ -68,23 +40,9 @@ static void query_note_plan(CqrsQuery *query, bool shaped);
 static void query_register(const CqrsRows *rows);
 static void query_set_off(const char *const *names);
 static void query_become(CqrsUserContext *context, Oid userid);
-static Oid	query_owner(void);
-static Oid	query_schema(void);
 static bool row_receive(TupleTableSlot *slot, DestReceiver *self);
 static void row_startup(DestReceiver *self, int operation, TupleDesc typeinfo);
 static void row_shutdown(DestReceiver *self);
-
-/* Called once per process, from _PG_init. */
-void
-cqrs_query_init(void)
-{
-	const int	rights[] = {AUTHMEMROLEMEM, AUTHOID, DATABASEOID, RELOID, SUBSCRIPTIONRELMAP};
-
-	CacheRegisterSyscacheCallback(RELNAMENSP, query_catalog_callback, (Datum) 0);
-	CacheRegisterSyscacheCallback(NAMESPACENAME, query_catalog_callback, (Datum) 0);
-	for (int i = 0; i < lengthof(rights); i++)
-		CacheRegisterSyscacheCallback(rights[i], query_rights_callback, (Datum) 0);
-}
 
 /*
  * Run one statement of ours. args and nulls are as for SPI_execute_plan; nulls
@@ -119,7 +77,7 @@ cqrs_query_run_on(CqrsQuery *query, const CqrsRows *rows, Datum *args,
 
 	GetUserIdAndSecContext(&userid, &sec_context);
 	if (!(query->flags & (CQRS_QUERY_AS_CALLER | CQRS_QUERY_IN_PLACE)))
-		SetUserIdAndSecContext(query_owner(),
+		SetUserIdAndSecContext(cqrs_catalog_owner(),
 							   sec_context | SECURITY_LOCAL_USERID_CHANGE);
 	nest_level = query_settings(query, shape);
 
@@ -175,7 +133,7 @@ cqrs_query_run_with_rights(CqrsQuery *query, Datum *args, const char *nulls)
 
 	Assert(query->flags == CQRS_QUERY_WRITE);
 	GetUserIdAndSecContext(&userid, &sec_context);
-	SetUserIdAndSecContext(query_owner(), sec_context | SECURITY_LOCAL_USERID_CHANGE);
+	SetUserIdAndSecContext(cqrs_catalog_owner(), sec_context | SECURITY_LOCAL_USERID_CHANGE);
 	nest_level = query_settings(query, false);
 	plan = query_plan(query);
 
@@ -348,7 +306,7 @@ cqrs_query_enter_user(CqrsUserContext *context, Oid userid, const CqrsSettings *
 void
 cqrs_query_enter_owner(CqrsUserContext *context)
 {
-	query_become(context, query_owner());
+	query_become(context, cqrs_catalog_owner());
 	cqrs_settings_set("search_path", OUR_SEARCH_PATH);
 }
 
@@ -361,108 +319,6 @@ cqrs_query_leave_user(CqrsUserContext *context)
 	cqrs_session_release();
 	AtEOXact_GUC(false, context->nest_level);
 	SetUserIdAndSecContext(context->userid, context->sec_context);
-}
-
-/*
- * The OID of one of the extension's tables in this database, from the system
- * caches; relname is a constant. With missing_ok, InvalidOid where the extension is
- * not installed.
- */
-Oid
-cqrs_query_relation(const char *relname, bool missing_ok)
-{
-	uint64		changes;
-	Oid			nspid;
-	Oid			relid;
-
-	for (int i = 0; i < nknown; i++)
-	{
-		KnownRelation known = known_relations[i];
-
-		if (strcmp(known.relname, relname) != 0)
-			continue;
-
-		/* what is asked for most often comes to stand first */
-		if (i > 0)
-		{
-			known_relations[i] = known_relations[i - 1];
-			known_relations[i - 1] = known;
-		}
-		return known.relid;
-	}
-	changes = catalog_changes;
-	nspid = query_schema();
-	relid = OidIsValid(nspid) ? get_relname_relid(relname, nspid) : InvalidOid;
-	if (OidIsValid(relid) && changes == catalog_changes && nknown < MAX_KNOWN)
-		known_relations[nknown++] = (KnownRelation) {relname, relid};
-
-	if (!OidIsValid(relid) && !missing_ok)
-		ereport(ERROR,
-				(errcode(ERRCODE_UNDEFINED_TABLE),
-				 errmsg("relation \"%s.%s\" does not exist", CQRS_SCHEMA, relname),
-				 errhint("Run CREATE EXTENSION cqrs_views.")));
-	return relid;
-}
-
-/*
- * A count that rises whenever a table, what may be done with it, or a role may have
- * changed: what a role was found to have the right to at the same count it still has.
- * Read it before the check. Subscriptions, which say who else writes to a table, count.
- */
-uint64
-cqrs_query_rights_changes(void)
-{
-	return rights_changes;
-}
-
-/* The role that owns a table, anybody's, that exists. */
-Oid
-cqrs_query_table_owner(Oid relid)
-{
-	HeapTuple	tuple = SearchSysCache1(RELOID, ObjectIdGetDatum(relid));
-	Oid			owner;
-
-	if (!HeapTupleIsValid(tuple))
-		elog(ERROR, "cache lookup failed for relation %u", relid);
-	owner = ((Form_pg_class) GETSTRUCT(tuple))->relowner;
-	ReleaseSysCache(tuple);
-	return owner;
-}
-
-/*
- * Keep the extension from being dropped until the end of the transaction.
- * Returns false, without waiting, if somebody is about to drop or alter it. DROP
- * EXTENSION locks that first of all, so it waits there instead of in a deadlock.
- */
-bool
-cqrs_query_lock_extension(void)
-{
-	static Oid	registry = InvalidOid;
-	static Oid	extension = InvalidOid;
-	Oid			relid = cqrs_query_relation("registry", false);
-	LOCKTAG		tag;
-
-	/* there is no cache for extensions; a new one has new tables */
-	if (relid != registry)
-	{
-		extension = get_extension_oid(OUR_EXTENSION, false);
-		registry = relid;
-	}
-	SET_LOCKTAG_OBJECT(tag, MyDatabaseId, ExtensionRelationId, extension, 0);
-	return LockAcquire(&tag, AccessShareLock, false, true) != LOCKACQUIRE_NOT_AVAIL;
-}
-
-static void
-query_catalog_callback(Datum arg, int cacheid, uint32 hashvalue)
-{
-	nknown = 0;
-	catalog_changes++;
-}
-
-static void
-query_rights_callback(Datum arg, int cacheid, uint32 hashvalue)
-{
-	rights_changes++;
 }
 
 static void
@@ -579,36 +435,6 @@ query_become(CqrsUserContext *context, Oid userid)
 						   SECURITY_LOCAL_USERID_CHANGE |
 						   SECURITY_RESTRICTED_OPERATION);
 	cqrs_session_protect();
-}
-
-static Oid
-query_owner(void)
-{
-	return cqrs_query_table_owner(cqrs_query_relation("registry", false));
-}
-
-/*
- * The schema, or InvalidOid where there is none that the extension made. In a
- * database without the extension anybody who may create schemas can make one of
- * that name, with tables like ours in it; workers come by, and must not take
- * those tables' word for who owns a projection.
- */
-static Oid
-query_schema(void)
-{
-	static Oid	ours = InvalidOid;
-	Oid			nspid = get_namespace_oid(CQRS_SCHEMA, true);
-	Oid			extension;
-
-	/* a schema leaves its extension only with it */
-	if (!OidIsValid(nspid) || nspid == ours)
-		return nspid;
-	extension = get_extension_oid(OUR_EXTENSION, true);
-	if (!OidIsValid(extension) ||
-		getExtensionOfObject(NamespaceRelationId, nspid) != extension)
-		return InvalidOid;
-	ours = nspid;
-	return nspid;
 }
 
 static bool

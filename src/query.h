@@ -97,10 +97,4 @@ extern void cqrs_query_enter_user(CqrsUserContext *context, Oid userid,
 extern void cqrs_query_enter_owner(CqrsUserContext *context);
 extern void cqrs_query_leave_user(CqrsUserContext *context);
 
-extern void cqrs_query_init(void);
-extern Oid	cqrs_query_relation(const char *relname, bool missing_ok);
-extern uint64 cqrs_query_rights_changes(void);
-extern Oid	cqrs_query_table_owner(Oid relid);
-extern bool cqrs_query_lock_extension(void);
-
 #endif							/* CQRS_QUERY_H */

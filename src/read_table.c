@@ -28,6 +28,7 @@
 #include "catalog/pg_trigger.h"
 #include "commands/tablecmds.h"
 #include "commands/trigger.h"
+#include "catalog.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "storage/lmgr.h"
@@ -133,7 +134,7 @@ cqrs_read_table_is_sound(Oid relid)
 
 /*
  * The cheap part of the check, for each batch: it is there, sound, and still owner's.
- * Returns whether that holds until cqrs_query_rights_changes: where the table has had a
+ * Returns whether that holds until cqrs_catalog_rights_changes: where the table has had a
  * rule or a child, no change of pg_class tells of the next one.
  */
 bool

@@ -14,6 +14,7 @@
 
 #include "access/xact.h"
 #include "commands/user.h"
+#include "catalog.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "tcop/utility.h"
@@ -21,7 +22,6 @@
 
 #include "checkpoint.h"
 #include "outbox.h"
-#include "query.h"
 #include "reassign.h"
 #include "registry.h"
 
@@ -52,7 +52,7 @@ reassign_utility(PlannedStmt *pstmt, const char *query, bool read_only,
 		(ReassignOwnedStmt *) pstmt->utilityStmt : NULL;
 	List	   *projections = NIL;
 
-	if (reassign != NULL && OidIsValid(cqrs_query_relation("registry", true)))
+	if (reassign != NULL && OidIsValid(cqrs_catalog_relation("registry", true)))
 		projections = reassign_begin(reassign->roles);
 	if (previous_hook != NULL)
 		previous_hook(pstmt, query, read_only, context, params, environment, dest, completion);

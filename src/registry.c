@@ -14,6 +14,7 @@
 #include "utils/builtins.h"
 #include "utils/timestamp.h"
 
+#include "catalog.h"
 #include "era.h"
 #include "query.h"
 #include "registry.h"
@@ -297,7 +298,7 @@ cqrs_registry_record_recovery(int32 id)
 bool
 cqrs_registry_is_watched(void)
 {
-	return cqrs_trigger_fires_when(cqrs_query_relation("registry", false), WATCH_TRIGGER) ==
+	return cqrs_trigger_fires_when(cqrs_catalog_relation("registry", false), WATCH_TRIGGER) ==
 		TRIGGER_FIRES_ALWAYS;
 }
 
@@ -306,7 +307,7 @@ void
 cqrs_registry_watch(void)
 {
 	if (!cqrs_registry_is_watched())
-		cqrs_trigger_set_fires_when(cqrs_query_relation("registry", false), WATCH_TRIGGER,
+		cqrs_trigger_set_fires_when(cqrs_catalog_relation("registry", false), WATCH_TRIGGER,
 									TRIGGER_FIRES_ALWAYS);
 }
 

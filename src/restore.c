@@ -22,6 +22,7 @@
  */
 #include "postgres.h"
 
+#include "catalog.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
@@ -112,7 +113,7 @@ restore_lacks(const CqrsProjection *projection)
 			if (lacks == NULL)
 				lacks = restore_lacks_table(lfirst(lc), true);
 	if (lacks == NULL &&
-		pg_class_aclcheck(cqrs_query_relation("outbox", false), projection->owner,
+		pg_class_aclcheck(cqrs_catalog_relation("outbox", false), projection->owner,
 						  ACL_SELECT) != ACLCHECK_OK)
 		lacks = psprintf("Its owner, role \"%s\", lacks SELECT on cqrs.outbox.",
 						 GetUserNameFromId(projection->owner, false));

@@ -8,6 +8,7 @@
 #include "catalog/pg_type.h"
 #include "commands/event_trigger.h"
 #include "commands/trigger.h"
+#include "catalog.h"
 #include "miscadmin.h"
 #include "replication/logicalworker.h"
 #include "utils/array.h"
@@ -123,7 +124,7 @@ cqrs_sql_guard_drop(PG_FUNCTION_ARGS)
 
 	require_event_trigger(fcinfo);
 	if (cqrs_guc_allow_writes || IsBinaryUpgrade ||
-		!OidIsValid(cqrs_query_relation("registry", true)))
+		!OidIsValid(cqrs_catalog_relation("registry", true)))
 		PG_RETURN_NULL();
 
 	dropped = dropped_table(missing_attached_tables(), CQRS_ATTACHMENT_TRIGGER);
@@ -164,7 +165,7 @@ cqrs_sql_guard_names(PG_FUNCTION_ARGS)
 
 	require_event_trigger(fcinfo);
 	if (cqrs_guc_allow_writes || IsBinaryUpgrade ||
-		!OidIsValid(cqrs_query_relation("registry", true)))
+		!OidIsValid(cqrs_catalog_relation("registry", true)))
 		PG_RETURN_NULL();
 	name = GetCommandTagName(data->tag);
 	if (strcmp(data->event, "ddl_command_start") == 0)

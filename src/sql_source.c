@@ -8,6 +8,7 @@
 #include "catalog/pg_type.h"
 #include "commands/event_trigger.h"
 #include "commands/trigger.h"
+#include "catalog.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "storage/lmgr.h"
@@ -214,7 +215,7 @@ cqrs_sql_guard_alter(PG_FUNCTION_ARGS)
 		ereport(ERROR,
 				(errcode(ERRCODE_E_R_I_E_EVENT_TRIGGER_PROTOCOL_VIOLATED),
 				 errmsg("function can only be called as an event trigger")));
-	if (IsBinaryUpgrade || !OidIsValid(cqrs_query_relation("attachment", true)) ||
+	if (IsBinaryUpgrade || !OidIsValid(cqrs_catalog_relation("attachment", true)) ||
 		cqrs_attachment_list() == NIL)
 		PG_RETURN_NULL();
 	cqrs_query_run(&query, NULL, NULL, guard_altered, &altered);

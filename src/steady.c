@@ -34,6 +34,7 @@
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "executor/executor.h"
+#include "catalog.h"
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "storage/lmgr.h"
@@ -356,7 +357,7 @@ trigger_is_guard(const Trigger *trigger)
 	char	   *name = get_func_name(trigger->tgfoid);
 
 	return trigger->tgqual == NULL && name != NULL && strcmp(name, "guard_read_table") == 0 &&
-		get_func_namespace(trigger->tgfoid) == get_rel_namespace(cqrs_query_relation("registry", false)) &&
+		get_func_namespace(trigger->tgfoid) == get_rel_namespace(cqrs_catalog_relation("registry", false)) &&
 		(!TRIGGER_FOR_ROW(trigger->tgtype) || !TRIGGER_FOR_UPDATE(trigger->tgtype));
 }
 

@@ -21,6 +21,7 @@
 #include "utils/inval.h"
 #include "utils/memutils.h"
 
+#include "catalog.h"
 #include "table_cache.h"
 
 /* a copy that is being read */
@@ -56,7 +57,7 @@ cqrs_table_cache_rows(CqrsTableCache *cache)
 		return cache->rows;
 
 	/* before reading, see above */
-	cache->relid = cqrs_query_relation(cache->relname, false);
+	cache->relid = cqrs_catalog_relation(cache->relname, false);
 	changes = cache->changes;
 
 	/* the abort of the (sub)transaction frees it if an error is thrown */
@@ -89,7 +90,7 @@ cqrs_table_cache_expire(CqrsTableCache *cache)
 void
 cqrs_table_cache_changed(const CqrsTableCache *cache)
 {
-	CacheInvalidateRelcacheByRelid(cqrs_query_relation(cache->relname, false));
+	CacheInvalidateRelcacheByRelid(cqrs_catalog_relation(cache->relname, false));
 }
 
 static void

@@ -36,6 +36,7 @@
 #include "access/xact.h"
 #include "catalog/pg_am.h"
 #include "executor/executor.h"
+#include "catalog.h"
 #include "miscadmin.h"
 #include "nodes/plannodes.h"
 #include "parser/parsetree.h"
@@ -48,7 +49,6 @@
 #include "utils/snapmgr.h"
 
 #include "compat.h"
-#include "query.h"
 #include "upsert.h"
 
 /* of a page, as PostgreSQL has it where no fillfactor is set */
@@ -68,7 +68,7 @@ struct CqrsUpsert
 	TupleTableSlot *old;
 	Size		room;			/* that a page needs for the next version of a row */
 	Oid			checked_user;	/* who may run the plan, */
-	uint64		checked_at;		/* at this count of cqrs_query_rights_changes */
+	uint64		checked_at;		/* at this count of cqrs_catalog_rights_changes */
 	ExprContext *econtext;
 	ExprState  *filter;			/* is there a row at all? NULL = yes */
 	ProjectionInfo *propose;	/* the row that INSERT proposes */
@@ -181,7 +181,7 @@ cqrs_upsert_run(CqrsUpsert *upsert, ParamListInfo params)
 static void
 upsert_check_permissions(CqrsUpsert *upsert)
 {
-	uint64		changes = cqrs_query_rights_changes();
+	uint64		changes = cqrs_catalog_rights_changes();
 
 	if (upsert->checked_at == changes && upsert->checked_user == GetUserId() &&
 		ExecutorCheckPerms_hook == NULL)

@@ -19,6 +19,7 @@
 #include "catalog/heap.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
+#include "catalog.h"
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "parser/analyze.h"
@@ -36,7 +37,6 @@
 #include "compat.h"
 #include "event.h"
 #include "function.h"
-#include "query.h"
 #include "settings.h"
 #include "view.h"
 #include "view_aggregate.h"
@@ -203,7 +203,7 @@ view_analyse(ViewParse *parse, RawStmt *statement)
 	GroupingSet *set;
 
 	events->md.name = CQRS_VIEW_EVENTS;
-	events->md.reliddesc = cqrs_query_relation("events", false);
+	events->md.reliddesc = cqrs_catalog_relation("events", false);
 	LockRelationOid(events->md.reliddesc, AccessShareLock);
 	events->md.enrtype = ENR_NAMED_TUPLESTORE;
 	register_ENR(environment, events);

@@ -32,9 +32,9 @@
 #include "utils/syscache.h"
 #include "utils/typcache.h"
 
+#include "catalog.h"
 #include "compat.h"
 #include "event.h"
-#include "query.h"
 #include "view_aggregate.h"
 
 static bool aggregate_role(Aggref *aggref, CqrsViewRole *role);
@@ -113,7 +113,7 @@ aggregate_role(Aggref *aggref, CqrsViewRole *role)
 				*role = roles[i].role;
 				return true;
 			}
-	if (schema == get_rel_namespace(cqrs_query_relation("events", false)))
+	if (schema == get_rel_namespace(cqrs_catalog_relation("events", false)))
 	{
 		Node	   *at = list_length(aggref->args) < 2 ? NULL :
 			(Node *) lsecond_node(TargetEntry, aggref->args)->expr;

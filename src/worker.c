@@ -26,6 +26,7 @@
 #include "access/xact.h"
 #include "catalog/pg_database.h"
 #include "libpq/pqsignal.h"
+#include "catalog.h"
 #include "miscadmin.h"
 #include "pgstat.h"
 #include "postmaster/bgworker.h"
@@ -47,7 +48,6 @@
 #include "guc.h"
 #include "mode.h"
 #include "projection.h"
-#include "query.h"
 #include "shmem.h"
 #include "worker.h"
 
@@ -300,7 +300,7 @@ worker_pass(void)
 
 	SetCurrentStatementStartTimestamp();
 	StartTransactionCommand();
-	if (!OidIsValid(cqrs_query_relation("registry", true)))
+	if (!OidIsValid(cqrs_catalog_relation("registry", true)))
 	{
 		CommitTransactionCommand();
 		outcome.leave = true;
@@ -312,7 +312,7 @@ worker_pass(void)
 	outcome.quiet = GetTransactionSnapshot()->xcnt == 0;
 
 	/* somebody waits to drop the extension, or to alter it: let them */
-	if (!cqrs_query_lock_extension())
+	if (!cqrs_catalog_lock_extension())
 	{
 		CommitTransactionCommand();
 		outcome.round = 1;
