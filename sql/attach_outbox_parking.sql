@@ -82,17 +82,28 @@ SELECT cqrs.detach_outbox('changed');
 
 -- a row with columns of all kinds, and one that was dropped, survives being put aside
 CREATE TYPE mood AS ENUM ('sad', 'happy');
-CREATE TABLE kinds (gone int, id uuid, a int[], b bytea, c timestamptz, d mood, e json, f interval, g numeric, h point, i jsonb, j char(3), k text);
+CREATE TYPE pair AS (one int, two text);
+CREATE FUNCTION pair_json(pair) RETURNS json IMMUTABLE RETURN '{"one": "way"}'::json;
+CREATE CAST (pair AS json) WITH FUNCTION pair_json(pair);
+CREATE DOMAIN anything AS json;
+CREATE TABLE kinds (gone int, id uuid, a int[], b bytea, c timestamptz, d mood, e json, f interval, g numeric, h point, i jsonb, j char(3), k text,
+	l pair, m jsonb, n int[], o float8, p bool, q anything, r text, s int DEFAULT 7);
 ALTER TABLE kinds DROP gone;
+SET timezone = 'Asia/Kolkata';
+SET datestyle = 'SQL, DMY';
 SELECT cqrs.attach_outbox('kinds', 'kinds', 'mapping', '{"event_id": "id", "aggregate_type": "''T''", "aggregate_id": "d", "event_type": "nullif(k, ''not yet'')",
-	"payload": "jsonb_build_object(''a'', a, ''b'', b, ''c'', c, ''d'', d, ''e'', e, ''f'', f, ''g'', g, ''h'', h::text, ''i'', i, ''j'', j)"}');
-INSERT INTO kinds VALUES ('00000000-0000-0000-0000-00000000000a', '{1,NULL}', '\x00ff', '2020-01-01 12:00:00.123456+02', 'happy', '{"x":  1, "x": 2}', '1 mon 2 days', 1.10, '(1,2)', '"ä"', 'x', 'not yet');
+	"payload": "jsonb_build_object(''a'', a, ''b'', b, ''c'', c, ''d'', d, ''e'', e, ''f'', f, ''g'', g, ''h'', h::text, ''i'', i, ''j'', j, ''l'', l::text, ''m'', m::text, ''n'', n::text, ''o'', o::text, ''p'', p, ''q'', q::text, ''r'', r, ''s'', s)"}');
+INSERT INTO kinds VALUES ('00000000-0000-0000-0000-00000000000a', '{1,NULL}', '\x00ff', '2020-01-01 12:00:00.123456+02', 'happy', '{"x":  1, "x": 2}', '1 mon 2 days', 1.10, '(1,2)', '"ä"', 'x', 'not yet',
+	'(1,"a, b")', 'null', '[0:1]={1,2}', 'NaN', true, 'null', E'"\\\n', NULL);
 SELECT message FROM parked;
+SELECT row FROM cqrs.source_dead_letter;
 SELECT cqrs.detach_outbox('kinds');
 SELECT cqrs.attach_outbox('kinds', 'kinds', 'mapping', '{"event_id": "id", "aggregate_type": "''T''", "aggregate_id": "d", "event_type": "k",
-	"payload": "jsonb_build_object(''a'', a, ''b'', b, ''c'', c, ''d'', d, ''e'', e, ''f'', f, ''g'', g, ''h'', h::text, ''i'', i, ''j'', j)"}', 'leave');
+	"payload": "jsonb_build_object(''a'', a, ''b'', b, ''c'', c, ''d'', d, ''e'', e, ''f'', f, ''g'', g, ''h'', h::text, ''i'', i, ''j'', j, ''l'', l::text, ''m'', m::text, ''n'', n::text, ''o'', o::text, ''p'', p, ''q'', q::text, ''r'', r, ''s'', s)"}', 'leave');
 SELECT cqrs.retry_source_dead_letters('kinds');
 SELECT event_type, payload FROM cqrs.outbox WHERE source = 'kinds';
+RESET timezone;
+RESET datestyle;
 
 -- what is nobody's fault is thrown, so that whoever inserts tries again; so is what is wrong with the mapping as a whole
 CREATE FUNCTION fails(code text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RAISE EXCEPTION 'so it is' USING ERRCODE = code; END $$;

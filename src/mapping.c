@@ -72,17 +72,6 @@ typedef struct Evaluation
 	bool	   *nulls;
 } Evaluation;
 
-/* a row that is made of its JSON text again */
-typedef struct Rereading
-{
-	CqrsAttachment *attachment;
-	Relation	rel;
-	text	   *json;
-	CqrsQuery	query;
-	HeapTuple	row;
-} Rereading;
-
-static ErrorData *reread_row(void *arg);
 static const CqrsMapping *mapping_of(CqrsAttachment *attachment);
 static void mapping_check_columns(const CqrsAttachment *attachment);
 static Expr *mapping_parse_entry(Relation rel, int entry, const char *text, CqrsMapping *mapping);
@@ -98,7 +87,6 @@ static void order_failed(Evaluation *evaluation, int row, ErrorData *error);
 static Datum evaluate(Evaluation *evaluation, int entry, bool *isnull);
 static Datum evaluate_copy(Evaluation *evaluation, int entry, bool *isnull);
 static void enter_owner(CqrsAttachment *attachment, CqrsUserContext *user);
-static bool keep_row(TupleTableSlot *slot, void *arg);
 static void error_callback(void *arg);
 
 /*
@@ -167,85 +155,6 @@ cqrs_mapping_order_values(CqrsAttachment *attachment, Relation rel, HeapTuple *r
 	};
 
 	evaluation_run(&evaluation, nrows);
-}
-
-/* A row as JSON text, by its columns' names, in the current memory context. */
-text *
-cqrs_mapping_row_to_json(CqrsAttachment *attachment, Relation rel, HeapTuple row)
-{
-	CqrsUserContext user;
-	Datum		result;
-
-	enter_owner(attachment, &user);
-	result = DirectFunctionCall1(row_to_json,
-								 heap_copy_tuple_as_datum(row, RelationGetDescr(rel)));
-	cqrs_query_leave_user(&user);
-	return DatumGetTextPP(result);
-}
-
-/*
- * The reverse: columns that there were not then are NULL. Returns NULL, or the error,
- * where the table has columns by now that the row does not fit into.
- */
-ErrorData *
-cqrs_mapping_row_from_json(CqrsAttachment *attachment, Relation rel, text *json, HeapTuple *row)
-{
-	Rereading	rereading = {
-		.attachment = attachment,.rel = rel,.json = json,
-		.query = {
-			.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_IN_PLACE,
-			.nargs = 1,
-			.argtypes = {TEXTOID}
-		}
-	};
-	ErrorData  *error;
-
-	rereading.query.sql =
-		psprintf("SELECT pg_catalog.json_populate_record(NULL::%s, $1::pg_catalog.json)",
-				 quote_qualified_identifier(get_namespace_name(RelationGetNamespace(rel)),
-											RelationGetRelationName(rel)));
-	error = cqrs_apply_as_whole(reread_row, &rereading);
-	cqrs_query_forget(&rereading.query);
-	if (error != NULL && cqrs_apply_error_is_transient(error))
-		ReThrowError(error);
-	*row = rereading.row;
-	return error;
-}
-
-/* Do a Rereading. Returns NULL, or the error; then there is something to roll back. */
-static ErrorData *
-reread_row(void *arg)
-{
-	Rereading  *rereading = (Rereading *) arg;
-	MemoryContext context = CurrentMemoryContext;
-	Datum		json = PointerGetDatum(rereading->json);
-	Datum		record = (Datum) 0;
-	CqrsUserContext user;
-	HeapTupleData tuple = {0};
-	ErrorData  *volatile error = NULL;
-
-	PG_TRY();
-	{
-		enter_owner(rereading->attachment, &user);
-		cqrs_query_run(&rereading->query, &json, NULL, keep_row, &record);
-		cqrs_query_leave_user(&user);
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-	}
-	PG_END_TRY();
-	if (error != NULL)
-		return error;
-
-	tuple.t_data = DatumGetHeapTupleHeader(record);
-	tuple.t_len = HeapTupleHeaderGetDatumLength(tuple.t_data);
-	ItemPointerSetInvalid(&tuple.t_self);
-	tuple.t_tableOid = RelationGetRelid(rereading->rel);
-	rereading->row = heap_copytuple(&tuple);
-	return NULL;
 }
 
 /*
@@ -619,18 +528,6 @@ static void
 enter_owner(CqrsAttachment *attachment, CqrsUserContext *user)
 {
 	cqrs_query_enter_user(user, attachment->owner, &attachment->settings);
-}
-
-/* A CqrsRowFn: keeps a composite value for the caller of the statement. */
-static bool
-keep_row(TupleTableSlot *slot, void *arg)
-{
-	bool		isnull;
-	Datum		value = slot_getattr(slot, 1, &isnull);
-
-	if (!isnull)
-		*(Datum *) arg = SPI_datumTransfer(value, false, -1);
-	return true;
 }
 
 static void

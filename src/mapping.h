@@ -39,9 +39,6 @@ extern CqrsMapped *cqrs_mapping_map(CqrsAttachment *attachment, Relation rel,
 extern CqrsOrder cqrs_mapping_order(CqrsAttachment *attachment);
 extern void cqrs_mapping_order_values(CqrsAttachment *attachment, Relation rel,
 									  HeapTuple *rows, int nrows, Datum *values, bool *nulls);
-extern text *cqrs_mapping_row_to_json(CqrsAttachment *attachment, Relation rel, HeapTuple row);
-extern ErrorData *cqrs_mapping_row_from_json(CqrsAttachment *attachment, Relation rel,
-											 text *json, HeapTuple *row);
 extern void cqrs_mapping_id_of_text(const text *value, pg_uuid_t *id);
 
 #endif							/* CQRS_MAPPING_H */

@@ -60,6 +60,7 @@
 #include "query.h"
 #include "receive.h"
 #include "received.h"
+#include "row_json.h"
 
 /* rows that are in memory, and mapped, together */
 #define MAX_CHUNK_ROWS 1000
@@ -374,7 +375,7 @@ receive_park(Receiving *receiving, CqrsMapped *mapped, HeapTuple row)
 		.source = receiving->attachment->source,
 		.event_id = mapped->event_id,
 		.key = mapped->key,
-		.row = cqrs_mapping_row_to_json(receiving->attachment, receiving->rel, row),
+		.row = cqrs_row_json_of(receiving->attachment, receiving->rel, row),
 		.error = mapped->error,
 		.attempts = mapped->error == NULL ? 0 : 1
 	};
@@ -521,8 +522,7 @@ retry_row(Receiving *receiving, CqrsParkedRow *row, List **blocked)
 
 	if (row->key != NULL && is_blocked(*blocked, row->key))
 		return false;
-	row->error = cqrs_mapping_row_from_json(receiving->attachment, receiving->rel, row->row,
-											&tuple);
+	row->error = cqrs_row_json_to_row(receiving->attachment, receiving->rel, row->row, &tuple);
 	if (row->error == NULL)
 	{
 		mapped = cqrs_mapping_map(receiving->attachment, receiving->rel, &tuple, 1);
