@@ -14,7 +14,8 @@
 emmett_version=0.42.0
 
 declare -A peer_meaning=(
-	[plain]="plain insert" [noop]="a row trigger that does nothing" [row_trigger]="row trigger"
+	[plain]="plain insert" [plain__again]="plain insert, measured once more"
+	[noop]="a row trigger that does nothing" [row_trigger]="row trigger"
 	[statement_trigger]="statement trigger" [async]="async view" [inline]="inline view"
 	[async__apart]="async view, processed afterwards" [inline__quiet]="inline view without notifications" [loop]="polling loop"
 	[slices]="by hand in slices of 10,000" [once]="by hand in one bare statement"
