@@ -24,7 +24,6 @@
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
-#include "catalog.h"
 #include "miscadmin.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
@@ -34,6 +33,7 @@
 #include "utils/syscache.h"
 
 #include "attachment.h"
+#include "catalog.h"
 #include "compat.h"
 #include "projection.h"
 #include "query.h"

@@ -31,7 +31,6 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
-#include "catalog.h"
 #include "miscadmin.h"
 #include "storage/lock.h"
 #include "utils/builtins.h"
@@ -43,6 +42,7 @@
 #include "utils/timestamp.h"
 #include "utils/xid8.h"
 
+#include "catalog.h"
 #include "checkpoint.h"
 #include "outbox.h"
 #include "outbox_read.h"

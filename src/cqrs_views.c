@@ -8,12 +8,12 @@
  */
 #include "postgres.h"
 
-#include "catalog.h"
 #include "fmgr.h"
 #include "miscadmin.h"
 
 #include "arrival.h"
 #include "attachment.h"
+#include "catalog.h"
 #include "cqrs_views.h"
 #include "era.h"
 #include "follow.h"

@@ -15,7 +15,6 @@
 #include "catalog/pg_type.h"
 #include "common/hashfn.h"
 #include "executor/executor.h"
-#include "catalog.h"
 #include "miscadmin.h"
 #include "utils/builtins.h"
 #include "utils/expandedrecord.h"
@@ -25,6 +24,7 @@
 #include "utils/syscache.h"
 #include "utils/typcache.h"
 
+#include "catalog.h"
 #include "event.h"
 #include "expression.h"
 

@@ -20,12 +20,12 @@
 #include "catalog/pg_type.h"
 #include "commands/trigger.h"
 #include "executor/executor.h"
-#include "catalog.h"
 #include "fmgr.h"
 #include "pgstat.h"
 #include "utils/lsyscache.h"
 #include "utils/tuplestore.h"
 
+#include "catalog.h"
 #include "handler_batch.h"
 #include "query.h"
 

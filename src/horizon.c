@@ -17,11 +17,11 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "catalog.h"
 #include "miscadmin.h"
 #include "storage/lock.h"
 #include "utils/memutils.h"
 
+#include "catalog.h"
 #include "compat.h"
 #include "horizon.h"
 #include "outbox.h"

@@ -42,7 +42,6 @@
 #include "commands/trigger.h"
 #include "common/hashfn.h"
 #include "executor/executor.h"
-#include "catalog.h"
 #include "miscadmin.h"
 #include "utils/memutils.h"
 #include "utils/rel.h"
@@ -50,6 +49,7 @@
 #include "utils/tuplestore.h"
 
 #include "apply.h"
+#include "catalog.h"
 #include "checkpoint.h"
 #include "dead_letter.h"
 #include "era.h"

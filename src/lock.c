@@ -14,13 +14,13 @@
 #include "postgres.h"
 
 #include "access/xact.h"
-#include "catalog.h"
 #include "miscadmin.h"
 #include "storage/lock.h"
 #include "utils/guc.h"
 #include "utils/memutils.h"
 #include "utils/resowner.h"
 
+#include "catalog.h"
 #include "compat.h"
 #include "lock.h"
 

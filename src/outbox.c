@@ -18,7 +18,6 @@
 #include "commands/sequence.h"
 #include "commands/tablecmds.h"
 #include "commands/trigger.h"
-#include "catalog.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
 #include "parser/parse_func.h"
@@ -32,6 +31,7 @@
 #include "utils/syscache.h"
 #include "utils/xid8.h"
 
+#include "catalog.h"
 #include "compat.h"
 #include "era.h"
 #include "event.h"

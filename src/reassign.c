@@ -14,12 +14,12 @@
 
 #include "access/xact.h"
 #include "commands/user.h"
-#include "catalog.h"
 #include "miscadmin.h"
 #include "nodes/parsenodes.h"
 #include "tcop/utility.h"
 #include "utils/acl.h"
 
+#include "catalog.h"
 #include "checkpoint.h"
 #include "outbox.h"
 #include "reassign.h"

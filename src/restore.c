@@ -22,13 +22,13 @@
  */
 #include "postgres.h"
 
-#include "catalog.h"
 #include "miscadmin.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 
 #include "attachment.h"
+#include "catalog.h"
 #include "lock.h"
 #include "outbox.h"
 #include "query.h"

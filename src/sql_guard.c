@@ -8,7 +8,6 @@
 #include "catalog/pg_type.h"
 #include "commands/event_trigger.h"
 #include "commands/trigger.h"
-#include "catalog.h"
 #include "miscadmin.h"
 #include "replication/logicalworker.h"
 #include "utils/array.h"
@@ -18,6 +17,7 @@
 #include "utils/rel.h"
 
 #include "attachment.h"
+#include "catalog.h"
 #include "follow.h"
 #include "guc.h"
 #include "outbox.h"

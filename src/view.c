@@ -19,7 +19,6 @@
 #include "catalog/heap.h"
 #include "catalog/pg_proc.h"
 #include "catalog/pg_type.h"
-#include "catalog.h"
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "parser/analyze.h"
@@ -34,6 +33,7 @@
 #include "utils/ruleutils.h"
 #include "utils/typcache.h"
 
+#include "catalog.h"
 #include "compat.h"
 #include "event.h"
 #include "function.h"
