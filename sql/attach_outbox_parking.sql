@@ -80,6 +80,20 @@ SELECT cqrs.retry_source_dead_letters('changed');
 SELECT count(*) FROM parked WHERE id LIKE 'c%';
 SELECT cqrs.detach_outbox('changed');
 
+-- rows keep their place before later ones of their key, also where a new mapping gives them another
+CREATE FUNCTION rekeyed(key text) RETURNS bigint LANGUAGE sql AS $$ SELECT cqrs.attach_outbox('changed', 'changed', 'mapping', jsonb_build_object('event_id', 'id', 'aggregate_type', '''T''', 'aggregate_id', key, 'event_type', '''E''', 'payload', 'to_json(amount::numeric)::text')) $$;
+SELECT rekeyed('who');
+INSERT INTO changed VALUES ('k1', 'z', 'wrong'), ('k2', 'z', '2');
+SELECT cqrs.detach_outbox('changed');
+SELECT rekeyed('''customer-'' || who');
+INSERT INTO changed VALUES ('k3', 'z', '3');
+SELECT id, key, reason FROM parked WHERE id LIKE 'k%';
+SELECT cqrs.detach_outbox('changed');
+SELECT cqrs.attach_outbox('changed', 'changed', 'mapping', '{"event_id": "id", "aggregate_type": "''T''", "aggregate_id": "upper(who)", "event_type": "''E''", "payload": "to_json(amount)::text"}');
+SELECT cqrs.retry_source_dead_letters('changed');
+SELECT aggregate_id, payload FROM cqrs.outbox WHERE source = 'changed' AND aggregate_id = 'Z' ORDER BY position;
+SELECT cqrs.detach_outbox('changed');
+
 -- a row with columns of all kinds, and one that was dropped, survives being put aside
 CREATE TYPE mood AS ENUM ('sad', 'happy');
 CREATE TYPE pair AS (one int, two text);

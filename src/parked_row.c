@@ -139,6 +139,20 @@ cqrs_parked_row_update(const CqrsParkedRow *row)
 	cqrs_query_run(&query, args, nulls, NULL, NULL);
 }
 
+/* A row that stays has another key than it had. */
+void
+cqrs_parked_row_set_key(int64 number, const text *key)
+{
+	static CqrsQuery query = {
+		.sql = "UPDATE cqrs.parked_row SET key = $2 WHERE number = $1",
+		.nargs = 2,
+		.argtypes = {INT8OID, TEXTOID}
+	};
+	Datum		args[2] = {Int64GetDatum(number), PointerGetDatum(key)};
+
+	cqrs_query_run(&query, args, NULL, NULL, NULL);
+}
+
 void
 cqrs_parked_row_remove(int64 number)
 {

@@ -26,6 +26,7 @@ extern void cqrs_parked_row_park(const CqrsParkedRow *row);
 extern int	cqrs_parked_row_queue(Oid relid, const text *key, int64 after, int limit,
 								  CqrsParkedRow *rows);
 extern void cqrs_parked_row_update(const CqrsParkedRow *row);
+extern void cqrs_parked_row_set_key(int64 number, const text *key);
 extern void cqrs_parked_row_remove(int64 number);
 extern int64 cqrs_parked_row_discard(Oid relid, const text *key, int64 up_to);
 extern void cqrs_parked_row_prune(void);

@@ -23,6 +23,7 @@
 #include "mapping.h"
 #include "mode.h"
 #include "outbox.h"
+#include "parked_key.h"
 #include "parked_row.h"
 #include "query.h"
 #include "receive.h"
@@ -89,6 +90,7 @@ cqrs_sql_attach_outbox(PG_FUNCTION_ARGS)
 	cqrs_attachment_insert(relid, source, format, mapping);
 	attachment = cqrs_attachment_get(relid);
 	cqrs_mapping_check(attachment);
+	cqrs_parked_key_renew(attachment);
 	if (take)
 		events = cqrs_receive_existing(attachment);
 	PG_RETURN_INT64(events);
