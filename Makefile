@@ -11,7 +11,7 @@ MODULES_IN_ORDER = \
 	era outbox outbox_walk outbox_read outbox_range outbox_pending horizon read_table projection registry checkpoint dead_letter attachment received parked_row arrival \
 	view_expression view_filter view_form view_aggregate view view_merge view_sql view_table view_depend \
 	handler handler_event handler_batch reducer reducer_table handler_reducer view_cache handler_view \
-	notify apply park retry restore catchup_member catchup_group catchup mode rebuild follow reassign format mapping row_json parked_key receive \
+	notify apply park retry restore catchup_member catchup_group catchup mode rebuild follow_settings follow reassign format mapping row_json parked_key receive \
 	inline_trigger shared shmem shmem_launcher worker launcher \
 	define sql_args sql_publish sql_aggregate sql_fold sql_guard sql_projection sql_dead_letter sql_source sql_view sql_progress sql_status \
 	cqrs_views

@@ -246,6 +246,23 @@ cqrs_attachment_keep_columns(const CqrsAttachment *attachment, const List *colum
 	cqrs_query_run(&query, args, NULL, NULL, NULL);
 }
 
+/* Keep another value of a setting than that of when the table was attached. */
+void
+cqrs_attachment_set_setting(Oid relid, const char *name, const char *value)
+{
+	static CqrsQuery query = {
+		.sql = "UPDATE cqrs.attachment SET settings = " CQRS_SETTINGS_WITH(2, 3)
+		" WHERE relation = $1",
+		.nargs = 3,
+		.argtypes = {REGCLASSOID, TEXTOID, TEXTOID}
+	};
+	Datum		args[3] = {
+		ObjectIdGetDatum(relid), CStringGetTextDatum(name), CStringGetTextDatum(value)
+	};
+
+	cqrs_query_run(&query, args, NULL, NULL, NULL);
+}
+
 /* Detach a table, and take the triggers off it. Takes ACCESS EXCLUSIVE. */
 void
 cqrs_attachment_delete(Oid relid)

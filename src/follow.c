@@ -9,7 +9,8 @@
  * After it, whatever has another name, of the first three, is given that name in our
  * texts, too; and a command is refused that leaves a query or a key without a meaning,
  * or with another one, or a read table in a form that it can't have. What the bodies
- * of functions name, nobody follows.
+ * of functions name, nobody follows. Attached tables have a search_path and a
+ * configuration, too: follow_settings.c is about these.
  *
  * Commands nest: other event triggers run some, as do the scripts of extensions. So
  * there are notes for each command under way, the innermost first, told apart by the
@@ -28,24 +29,23 @@
 
 #include "access/htup_details.h"
 #include "access/xact.h"
-#include "catalog/namespace.h"
 #include "catalog/pg_class.h"
 #include "utils/builtins.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/syscache.h"
-#include "utils/varlena.h"
 
 #include "apply.h"
+#include "attachment.h"
 #include "checkpoint.h"
 #include "deadline.h"
 #include "follow.h"
+#include "follow_settings.h"
 #include "function.h"
 #include "handler.h"
 #include "query.h"
 #include "read_table.h"
 #include "registry.h"
-#include "settings.h"
 #include "view.h"
 
 /* in which a query, or a key, has to be read; ms */
@@ -57,16 +57,20 @@ typedef struct Noted
 	int32		projection;
 	char	   *handler;		/* the text, NULL for a view, */
 	Oid			function;		/* and what it means; InvalidOid = nothing */
-	List	   *path;			/* OIDs of the schemas of the search_path, in order; */
-	char	   *path_text;		/* InvalidOid where there is none, or for "$user" */
-	char	   *configuration_text; /* the same of that for text searches */
-	Oid			configuration;
+	CqrsNotedSettings settings;
 	bool		sound;			/* do the read tables have the form that they must have? */
 	List	   *types;			/* OIDs of the types of their columns */
 	bool		readable;		/* does the query, or the key, mean anything? */
 	List	   *functions;		/* OIDs of what users made of that, in a query, */
 	List	   *named_types;	/* and of their types */
 } Noted;
+
+/* what the settings of an attached table named before the command */
+typedef struct NotedAttachment
+{
+	Oid			relid;
+	CqrsNotedSettings settings;
+} NotedAttachment;
 
 /* a command under way; in a memory context of its own, which goes with the transaction */
 typedef struct Command
@@ -76,6 +80,7 @@ typedef struct Command
 	int			xact_level;		/* the transaction's, or subtransaction's */
 	const Node *statement;
 	List	   *notes;			/* of Noted */
+	List	   *attachments;	/* of NotedAttachment */
 } Command;
 
 /* a projection whose query, or key, is being read */
@@ -94,6 +99,7 @@ static void command_abort_sub(SubXactEvent event, SubTransactionId subid,
 							  SubTransactionId parent, void *arg);
 static void command_end_all(XactEvent event, void *arg);
 static Noted *note_projection(MemoryContext context, CqrsProjection *projection, bool texts);
+static NotedAttachment *note_attachment(const CqrsAttachment *attachment);
 static bool text_is_readable(Reading *reading);
 static ErrorData *text_try(void *arg);
 static void text_read(Reading *reading);
@@ -101,15 +107,13 @@ static List *column_types(const CqrsProjection *projection);
 static bool is_sound(const CqrsProjection *projection);
 static void follow_names(const Noted *note);
 static bool has_new_names(const Noted *note);
-static void follow_setting(const CqrsProjection *projection, const char *name,
-						   const char *value);
+static void follow_setting(void *arg, const char *name, const char *value);
 static const char *handler_follow(const Noted *note);
 static bool handler_is_noted(const CqrsProjection *projection, const Noted *note);
+static void follow_attachment(const NotedAttachment *note);
+static void follow_attachment_setting(void *arg, const char *name, const char *value);
 static void follow_tables(const Noted *note);
 static void follow_text(const Noted *note, const char *command);
-static List *path_schemas(const char *path);
-static char *path_follow(const Noted *note);
-static const char *setting_of(const CqrsProjection *projection, const char *name);
 static void follow_refuse(const CqrsProjection *projection, const char *command,
 						  const char *why);
 
@@ -131,13 +135,14 @@ cqrs_follow_note(const Node *statement, const char *name, bool texts)
 	MemoryContext context;
 	Command    *command;
 	CqrsUserContext user;
+	MemoryContext old;
 	ListCell   *lc;
 
 	if (reading_text)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
 				 errmsg("cannot execute %s while the query of a view or a key is read", name)));
-	if (cqrs_projection_list() == NIL)
+	if (cqrs_projection_list() == NIL && cqrs_attachment_list() == NIL)
 		return;
 
 	context = AllocSetContextCreate(CurTransactionContext, "cqrs_views names",
@@ -152,11 +157,15 @@ cqrs_follow_note(const Node *statement, const char *name, bool texts)
 	foreach(lc, cqrs_projection_list())
 	{
 		Noted	   *note = note_projection(context, lfirst(lc), texts);
-		MemoryContext old = MemoryContextSwitchTo(context);
 
+		old = MemoryContextSwitchTo(context);
 		command->notes = lappend(command->notes, note);
 		MemoryContextSwitchTo(old);
 	}
+	old = MemoryContextSwitchTo(context);
+	foreach(lc, cqrs_attachment_list())
+		command->attachments = lappend(command->attachments, note_attachment(lfirst(lc)));
+	MemoryContextSwitchTo(old);
 	cqrs_query_leave_user(&user);
 	command->outer = innermost;
 	innermost = command;
@@ -176,6 +185,8 @@ cqrs_follow_noted(const Node *statement, const char *name)
 		return;
 	foreach(lc, command->notes)
 		follow_names(lfirst(lc));
+	foreach(lc, command->attachments)
+		follow_attachment(lfirst(lc));
 	foreach(lc, command->notes)
 		follow_tables(lfirst(lc));
 	foreach(lc, command->notes)
@@ -243,16 +254,23 @@ note_projection(MemoryContext context, CqrsProjection *projection, bool texts)
 		note->handler = pstrdup(projection->handler);
 		note->function = cqrs_handler_find(projection);
 	}
-	note->path_text = pstrdup(setting_of(projection, "search_path"));
-	note->path = path_schemas(note->path_text);
-	note->configuration_text = pstrdup(setting_of(projection, CQRS_SETTINGS_CONFIGURATION));
-	note->configuration = cqrs_settings_configuration_find(note->configuration_text);
+	cqrs_follow_settings_note(&note->settings, &projection->settings);
 	note->sound = is_sound(projection);
 	note->types = column_types(projection);
 	note->readable = readable;
 	note->functions = list_copy(reading.functions);
 	note->named_types = list_copy(reading.types);
 	MemoryContextSwitchTo(old);
+	return note;
+}
+
+static NotedAttachment *
+note_attachment(const CqrsAttachment *attachment)
+{
+	NotedAttachment *note = palloc0(sizeof(NotedAttachment));
+
+	note->relid = attachment->relid;
+	cqrs_follow_settings_note(&note->settings, &attachment->settings);
 	return note;
 }
 
@@ -346,28 +364,24 @@ follow_names(const Noted *note)
 	if (handler != NULL && projection->handler != NULL &&
 		strcmp(handler, projection->handler) != 0 && handler_is_noted(projection, note))
 		cqrs_registry_set_handler(projection->id, handler);
-	follow_setting(projection, "search_path", path_follow(note));
-	follow_setting(projection, CQRS_SETTINGS_CONFIGURATION,
-				   cqrs_settings_configuration_name(note->configuration));
+	cqrs_follow_settings_write(&note->settings, &projection->settings, follow_setting,
+							   projection);
 }
 
 static bool
 has_new_names(const Noted *note)
 {
 	const char *handler = handler_follow(note);
-	const char *configuration = cqrs_settings_configuration_name(note->configuration);
 
 	return (handler != NULL && strcmp(handler, note->handler) != 0) ||
-		(configuration != NULL && strcmp(configuration, note->configuration_text) != 0) ||
-		strcmp(path_follow(note), note->path_text) != 0;
+		cqrs_follow_settings_differ(&note->settings);
 }
 
-/* Write a setting's value of now into a projection's, unless it is NULL. */
+/* A CqrsFollowSettingFn. */
 static void
-follow_setting(const CqrsProjection *projection, const char *name, const char *value)
+follow_setting(void *arg, const char *name, const char *value)
 {
-	if (value != NULL && strcmp(value, setting_of(projection, name)) != 0)
-		cqrs_registry_set_setting(projection->id, name, value);
+	cqrs_registry_set_setting(((const CqrsProjection *) arg)->id, name, value);
 }
 
 /* The signature of the noted handler now; NULL where there is none. */
@@ -393,6 +407,27 @@ handler_is_noted(const CqrsProjection *projection, const Noted *note)
 	function = cqrs_handler_find(projection);
 	cqrs_query_leave_user(&user);
 	return !OidIsValid(function);
+}
+
+/* The same for the names in an attached table's settings. */
+static void
+follow_attachment(const NotedAttachment *note)
+{
+	CqrsAttachment *attachment;
+
+	if (!cqrs_follow_settings_differ(&note->settings))
+		return;
+	attachment = cqrs_attachment_find(note->relid);
+	if (attachment != NULL)
+		cqrs_follow_settings_write(&note->settings, &attachment->settings,
+								   follow_attachment_setting, attachment);
+}
+
+/* A CqrsFollowSettingFn. */
+static void
+follow_attachment_setting(void *arg, const char *name, const char *value)
+{
+	cqrs_attachment_set_setting(((const CqrsAttachment *) arg)->relid, name, value);
 }
 
 /*
@@ -463,56 +498,6 @@ column_types(const CqrsProjection *projection)
 			types = lappend_oid(types, get_atttype(projection->tables[i], n));
 	}
 	return types;
-}
-
-/* The OIDs of a search_path's schemas, in their order; InvalidOid for what is none. */
-static List *
-path_schemas(const char *path)
-{
-	List	   *result = NIL;
-	List	   *names;
-	ListCell   *lc;
-
-	if (!SplitIdentifierString(pstrdup(path), ',', &names))
-		elog(ERROR, "invalid search_path \"%s\"", path);
-	foreach(lc, names)
-		result = lappend_oid(result, get_namespace_oid(lfirst(lc), true));
-	return result;
-}
-
-/* The search_path that was noted, with the schemas' names of now. */
-static char *
-path_follow(const Noted *note)
-{
-	StringInfoData result;
-	List	   *names;
-	ListCell   *name;
-	ListCell   *schema;
-	bool		changed = false;
-
-	if (!SplitIdentifierString(pstrdup(note->path_text), ',', &names))
-		elog(ERROR, "invalid search_path \"%s\"", note->path_text);
-	initStringInfo(&result);
-	forboth(name, names, schema, note->path)
-	{
-		char	   *now = OidIsValid(lfirst_oid(schema)) ?
-			get_namespace_name(lfirst_oid(schema)) : NULL;
-
-		changed |= now != NULL && strcmp(now, lfirst(name)) != 0;
-		appendStringInfo(&result, "%s%s", result.len > 0 ? ", " : "",
-						 quote_identifier(now != NULL ? now : lfirst(name)));
-	}
-	return changed ? result.data : note->path_text;
-}
-
-/* One of the settings that it was created under; "" where it was not kept. */
-static const char *
-setting_of(const CqrsProjection *projection, const char *name)
-{
-	for (int i = 0; i < projection->settings.nsettings; i++)
-		if (strcmp(projection->settings.names[i], name) == 0)
-			return projection->settings.values[i];
-	return "";
 }
 
 static void

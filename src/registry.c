@@ -146,9 +146,7 @@ void
 cqrs_registry_set_setting(int32 id, const char *name, const char *value)
 {
 	static CqrsQuery query = {
-		.sql = "UPDATE cqrs.registry SET settings = array("
-		" SELECT CASE WHEN starts_with(s, $2 || '=') THEN $2 || '=' || $3 ELSE s END"
-		" FROM unnest(settings) WITH ORDINALITY AS u (s, n) ORDER BY n) WHERE id = $1",
+		.sql = "UPDATE cqrs.registry SET settings = " CQRS_SETTINGS_WITH(2, 3) " WHERE id = $1",
 		.nargs = 3,
 		.argtypes = {INT4OID, TEXTOID, TEXTOID}
 	};

@@ -9,6 +9,12 @@
 /* which names a text search configuration */
 #define CQRS_SETTINGS_CONFIGURATION "default_text_search_config"
 
+/* in SQL: the column settings, with another value of the setting that a parameter names */
+#define CQRS_SETTINGS_WITH(name, value) \
+	"array(SELECT CASE WHEN starts_with(s, $" #name " || '=')" \
+	" THEN $" #name " || '=' || $" #value " ELSE s END" \
+	" FROM unnest(settings) WITH ORDINALITY AS u (s, n) ORDER BY n)"
+
 /*
  * What a projection was created under, and runs under. The arrays, of nsettings
  * each, and the strings are in the memory context that was current in

@@ -164,8 +164,11 @@ cqrs_sql_guard_names(PG_FUNCTION_ARGS)
 	const char *name;
 
 	require_event_trigger(fcinfo);
+
+	/* the extension's own script calls here before all its tables are there */
 	if (cqrs_guc_allow_writes || IsBinaryUpgrade ||
-		!OidIsValid(cqrs_catalog_relation("registry", true)))
+		!OidIsValid(cqrs_catalog_relation("registry", true)) ||
+		!OidIsValid(cqrs_catalog_relation("attachment", true)))
 		PG_RETURN_NULL();
 	name = GetCommandTagName(data->tag);
 	if (strcmp(data->event, "ddl_command_start") == 0)

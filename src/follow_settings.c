@@ -1,0 +1,109 @@
+/*
+ * follow_settings.c
+ *		Keep kept settings to what they name while that gets another name.
+ *
+ * Names are in the search_path, which has schemas, and in the default text search
+ * configuration. As OIDs they are noted before a command, and found again after it.
+ * What is gone keeps its name.
+ */
+#include "postgres.h"
+
+#include "catalog/namespace.h"
+#include "lib/stringinfo.h"
+#include "utils/builtins.h"
+#include "utils/lsyscache.h"
+#include "utils/varlena.h"
+
+#include "follow_settings.h"
+
+static const char *setting_of(const CqrsSettings *settings, const char *name);
+static void write_setting(const CqrsSettings *settings, const char *name, const char *value,
+						  CqrsFollowSettingFn write, void *arg);
+static List *path_names(const char *path);
+static char *path_now(const CqrsNotedSettings *noted);
+
+/* Note what kept settings name now, in the current memory context. */
+void
+cqrs_follow_settings_note(CqrsNotedSettings *noted, const CqrsSettings *settings)
+{
+	ListCell   *lc;
+
+	noted->path = pstrdup(setting_of(settings, "search_path"));
+	noted->schemas = NIL;
+	foreach(lc, path_names(noted->path))
+		noted->schemas = lappend_oid(noted->schemas, get_namespace_oid(lfirst(lc), true));
+	noted->configuration = pstrdup(setting_of(settings, CQRS_SETTINGS_CONFIGURATION));
+	noted->configuration_id = cqrs_settings_configuration_find(noted->configuration);
+}
+
+/* Has anything of that another name now? */
+bool
+cqrs_follow_settings_differ(const CqrsNotedSettings *noted)
+{
+	const char *configuration = cqrs_settings_configuration_name(noted->configuration_id);
+
+	return (configuration != NULL && strcmp(configuration, noted->configuration) != 0) ||
+		strcmp(path_now(noted), noted->path) != 0;
+}
+
+/* Write the names of now over others, by the function; settings are what is kept by now. */
+void
+cqrs_follow_settings_write(const CqrsNotedSettings *noted, const CqrsSettings *settings,
+						   CqrsFollowSettingFn write, void *arg)
+{
+	write_setting(settings, "search_path", path_now(noted), write, arg);
+	write_setting(settings, CQRS_SETTINGS_CONFIGURATION,
+				  cqrs_settings_configuration_name(noted->configuration_id), write, arg);
+}
+
+/* One of them; "" where it was not kept. */
+static const char *
+setting_of(const CqrsSettings *settings, const char *name)
+{
+	for (int i = 0; i < settings->nsettings; i++)
+		if (strcmp(settings->names[i], name) == 0)
+			return settings->values[i];
+	return "";
+}
+
+/* A value of NULL is none to be written. */
+static void
+write_setting(const CqrsSettings *settings, const char *name, const char *value,
+			  CqrsFollowSettingFn write, void *arg)
+{
+	if (value != NULL && strcmp(value, setting_of(settings, name)) != 0)
+		write(arg, name, value);
+}
+
+/* The names in a search_path. */
+static List *
+path_names(const char *path)
+{
+	List	   *names;
+
+	if (!SplitIdentifierString(pstrdup(path), ',', &names))
+		elog(ERROR, "invalid search_path \"%s\"", path);
+	return names;
+}
+
+/* The search_path that was noted, with the schemas' names of now. */
+static char *
+path_now(const CqrsNotedSettings *noted)
+{
+	StringInfoData result;
+	ListCell   *name;
+	ListCell   *schema;
+	bool		changed = false;
+
+	initStringInfo(&result);
+	forboth(name, path_names(noted->path), schema, noted->schemas)
+	{
+		char	   *now = OidIsValid(lfirst_oid(schema)) ?
+			get_namespace_name(lfirst_oid(schema)) : NULL;
+
+		changed |= now != NULL && strcmp(now, lfirst(name)) != 0;
+		appendStringInfo(&result, "%s%s", result.len > 0 ? ", " : "",
+						 quote_identifier(now != NULL ? now : lfirst(name)));
+	}
+	return changed ? result.data : noted->path;
+}
