@@ -45,7 +45,7 @@ publish_skipped() {
 # follows each other closely: a machine that others use, too, is another one after a minute. Arguments: the rows of a
 # statement, what the part is called.
 publish_part() {
-	local peer single= near=() far=()
+	local peer single="" near=() far=()
 
 	rows=$1
 	# Where all want one row, a plain insert is no measure of who updates it.
