@@ -380,7 +380,8 @@ cqrs_apply_refuse_handler(const char *what)
 	if (depth > 0)
 		ereport(ERROR,
 				(errcode(ERRCODE_OBJECT_NOT_IN_PREREQUISITE_STATE),
-				 errmsg("cannot %s in a handler", what)));
+				 errmsg("cannot %s in a handler", what),
+				 errhint("Do so in a transaction of your own.")));
 }
 
 /* Has the projection's own code taken too long for the events it was given? */

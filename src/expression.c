@@ -139,7 +139,8 @@ expression_check(ParseState *pstate, Node *node, const CqrsExpressionUse *use)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
 				 errmsg("%s can't contain subqueries, aggregates, window functions or set-returning functions",
-						use->what)));
+						use->what),
+				 errhint("Compute it from the columns alone.")));
 
 	pull_varattnos(node, 1, &columns);
 	while ((member = bms_next_member(columns, member)) >= 0)
@@ -157,7 +158,8 @@ expression_check(ParseState *pstate, Node *node, const CqrsExpressionUse *use)
 		ereport(ERROR,
 				(errcode(ERRCODE_CANNOT_COERCE),
 				 errmsg("%s of type %s can't be cast to %s", use->what,
-						format_type_be(exprType(node)), format_type_be(type))));
+						format_type_be(exprType(node)), format_type_be(type)),
+				 errhint("Write an expression of a type that can.")));
 	assign_expr_collations(pstate, result);
 
 	/* before the planner evaluates any of it */
@@ -166,6 +168,7 @@ expression_check(ParseState *pstate, Node *node, const CqrsExpressionUse *use)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_OBJECT_DEFINITION),
 				 errmsg("%s can't contain volatile functions", use->what),
-				 errdetail("%s", use->stable_detail)));
+				 errdetail("%s", use->stable_detail),
+				 errhint("Call functions only that are immutable or stable.")));
 	return (Expr *) result;
 }

@@ -45,7 +45,8 @@ cqrs_function_is_plain(Oid function)
 	if (!SearchSysCacheExists1(PROCOID, ObjectIdGetDatum(function)))
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_FUNCTION),
-				 errmsg("handler with OID %u does not exist", function)));
+				 errmsg("handler with OID %u does not exist", function),
+				 errhint("Name a function that exists: 'my_handler(cqrs.event)'.")));
 	return get_func_prokind(function) == PROKIND_FUNCTION && !get_func_retset(function);
 }
 

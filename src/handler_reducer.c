@@ -155,7 +155,8 @@ handler_reducer_check(Oid function, const Oid *read_tables, int nread_tables)
 						format_procedure(function), get_rel_name(read_tables[0])),
 				 errdetail("It is of type %s, the table's rows are of type %s.",
 						   format_type_be(cqrs_reducer_rowtype(function)),
-						   format_type_be(rowtype))));
+						   format_type_be(rowtype)),
+				 errhint("Name the table whose rows it returns, or have it return this one's.")));
 	(void) cqrs_reducer_key_column(read_tables[0], false);
 }
 

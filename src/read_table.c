@@ -109,7 +109,8 @@ cqrs_read_table_check_form(Oid relid)
 		ereport(ERROR,
 				(errcode(ERRCODE_WRONG_OBJECT_TYPE),
 				 errmsg("\"%s\" can't be a read table", relname),
-				 errdetail_internal("%s", problem)));
+				 errdetail_internal("%s", problem),
+				 errhint("A read table is an ordinary table, and stays one.")));
 	if (get_rel_persistence(relid) != RELPERSISTENCE_PERMANENT)
 	{
 		bool		is_temporary = get_rel_persistence(relid) == RELPERSISTENCE_TEMP;

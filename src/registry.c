@@ -75,7 +75,8 @@ cqrs_registry_insert(const CqrsProjectionColumns *columns)
 		ereport(ERROR,
 				(errcode(ERRCODE_DUPLICATE_OBJECT),
 				 errmsg("projection \"%s\" already exists",
-						NameStr(*DatumGetName(columns->name)))));
+						NameStr(*DatumGetName(columns->name))),
+				 errhint("Choose another name, or change that one: cqrs.alter_projection, cqrs.drop_projection.")));
 	return id;
 }
 

@@ -33,7 +33,8 @@ cqrs_sql_arg_name(FunctionCallInfo fcinfo, int argno, const char *what)
 	if (name[0] == '\0')
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_NAME),
-				 errmsg("%s must not be empty", what)));
+				 errmsg("%s must not be empty", what),
+				 errhint("Give a name.")));
 	return name;
 }
 
@@ -164,7 +165,8 @@ cqrs_sql_arg_segments(FunctionCallInfo fcinfo, int argno)
 	if (value < 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("segments must be at least 1")));
+				 errmsg("segments must be at least 1"),
+				 errhint("Use segments => 1.")));
 	if (value > 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_FEATURE_NOT_SUPPORTED),
@@ -189,7 +191,8 @@ cqrs_sql_arg_filter(FunctionCallInfo fcinfo, int argno, const char *what, bool *
 	if (array_contains_nulls(array))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s must not contain nulls", what)));
+				 errmsg("%s must not contain nulls", what),
+				 errhint("Leave them out of the array.")));
 	if (ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array)) == 0)
 		return (Datum) 0;
 	return PointerGetDatum(array);
@@ -211,7 +214,8 @@ cqrs_sql_arg_oids(FunctionCallInfo fcinfo, int argno, const char *what, Oid **oi
 	if (array_contains_nulls(array))
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-				 errmsg("%s must not contain nulls", what)));
+				 errmsg("%s must not contain nulls", what),
+				 errhint("Leave them out of the array.")));
 	n = ArrayGetNItems(ARR_NDIM(array), ARR_DIMS(array));
 	if (n == 0)
 		ereport(ERROR,
@@ -224,7 +228,8 @@ cqrs_sql_arg_oids(FunctionCallInfo fcinfo, int argno, const char *what, Oid **oi
 			if ((*oids)[i] == (*oids)[j])
 				ereport(ERROR,
 						(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-						 errmsg("%s must not contain a table twice", what)));
+						 errmsg("%s must not contain a table twice", what),
+						 errhint("Name each table once.")));
 	return n;
 }
 
@@ -246,5 +251,6 @@ refuse_null(const char *what)
 {
 	ereport(ERROR,
 			(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED),
-			 errmsg("%s must not be null", what)));
+			 errmsg("%s must not be null", what),
+			 errhint("Give a value.")));
 }

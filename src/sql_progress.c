@@ -179,7 +179,8 @@ cqrs_sql_wait_for(PG_FUNCTION_ARGS)
 	if (!PG_ARGISNULL(2) && up_to_position < 1)
 		ereport(ERROR,
 				(errcode(ERRCODE_INVALID_PARAMETER_VALUE),
-				 errmsg("up_to_position must be at least 1")));
+				 errmsg("up_to_position must be at least 1"),
+				 errhint("Positions begin at 1. Without one, all that was committed before the call is waited for.")));
 	refuse_waiting();
 
 	look = AllocSetContextCreate(caller, "cqrs_views wait", ALLOCSET_SMALL_SIZES);

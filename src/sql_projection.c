@@ -340,7 +340,8 @@ alter_columns(FunctionCallInfo fcinfo, CqrsProjection *projection,
 		if (other != NULL && other->id != projection->id)
 			ereport(ERROR,
 					(errcode(ERRCODE_DUPLICATE_OBJECT),
-					 errmsg("projection \"%s\" already exists", new_name)));
+					 errmsg("projection \"%s\" already exists", new_name),
+					 errhint("Choose another name.")));
 		columns->name = PG_GETARG_DATUM(ALTER_NEW_NAME);
 		for (int i = 0; i < projection->ntables && projection->query != NULL; i++)
 			cqrs_view_depend_rename(projection->tables[i], NameStr(projection->name), new_name);
