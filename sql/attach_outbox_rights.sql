@@ -88,15 +88,20 @@ SELECT * FROM cqrs.received;
 -- another owner of the table must not run what this one wrote
 RESET ROLE;
 ALTER TABLE t OWNER TO regress_inserter;
+-- nor one without the right to the source's name; with it, REASSIGN OWNED is the word for it
+REVOKE INSERT ON cqrs.outbox FROM regress_inserter;
+REASSIGN OWNED BY regress_attacher TO regress_inserter;
+GRANT INSERT (source) ON cqrs.outbox TO regress_inserter;
 REASSIGN OWNED BY regress_attacher TO regress_inserter;
 INSERT INTO t VALUES ('4', 'a', '{}');
+SELECT relation, owner FROM cqrs.attachment;
 SELECT cqrs.detach_outbox('t');
 SET ROLE regress_inserter;
 SELECT cqrs.discard_source_dead_letters('t', 'b');
 -- a superuser attaches it for its owner
 RESET ROLE;
 SELECT cqrs.attach_outbox('t', 's', 'mapping', '{"event_id": "id", "aggregate_type": "''T''", "aggregate_id": "who", "event_type": "attach_rights.as_whom(id)", "payload": "body"}', 'leave');
-INSERT INTO t VALUES ('4', 'a', '{}');
+INSERT INTO t VALUES ('5', 'a', '{}');
 SELECT source, event_type FROM cqrs.outbox ORDER BY position;
 DROP EXTENSION cqrs_views;
 DROP SCHEMA attach_rights CASCADE;

@@ -263,6 +263,20 @@ cqrs_attachment_set_setting(Oid relid, const char *name, const char *value)
 	cqrs_query_run(&query, args, NULL, NULL, NULL);
 }
 
+/* The table belongs to somebody else now, as whom the expressions are to run. */
+void
+cqrs_attachment_set_owner(Oid relid, Oid owner)
+{
+	static CqrsQuery query = {
+		.sql = "UPDATE cqrs.attachment SET owner = $2 WHERE relation = $1",
+		.nargs = 2,
+		.argtypes = {REGCLASSOID, REGROLEOID}
+	};
+	Datum		args[2] = {ObjectIdGetDatum(relid), ObjectIdGetDatum(owner)};
+
+	cqrs_query_run(&query, args, NULL, NULL, NULL);
+}
+
 /* Detach a table, and take the triggers off it. Takes ACCESS EXCLUSIVE. */
 void
 cqrs_attachment_delete(Oid relid)

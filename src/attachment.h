@@ -42,6 +42,7 @@ extern void cqrs_attachment_insert(Oid relid, const char *source, const char *fo
 								   Jsonb *mapping);
 extern void cqrs_attachment_keep_columns(const CqrsAttachment *attachment, const List *columns);
 extern void cqrs_attachment_set_setting(Oid relid, const char *name, const char *value);
+extern void cqrs_attachment_set_owner(Oid relid, Oid owner);
 extern void cqrs_attachment_delete(Oid relid);
 extern void cqrs_attachment_check_trigger(Relation rel);
 extern void cqrs_attachment_enable(Oid relid);

@@ -1,6 +1,6 @@
 /*
  * reassign.c
- *		Have projections follow REASSIGN OWNED.
+ *		Have projections and attached tables follow REASSIGN OWNED.
  *
  * It fires no event trigger, so it is caught on its way to the server, which has to
  * have our library for that: preloaded, or called in the session before. It moves
@@ -19,11 +19,19 @@
 #include "tcop/utility.h"
 #include "utils/acl.h"
 
+#include "attachment.h"
 #include "catalog.h"
 #include "checkpoint.h"
 #include "outbox.h"
 #include "reassign.h"
 #include "registry.h"
+
+/* what belongs to the roles of a statement */
+typedef struct Owned
+{
+	List	   *projections;	/* their ids */
+	List	   *attached;		/* OIDs of tables */
+} Owned;
 
 static ProcessUtility_hook_type previous_hook = NULL;
 
@@ -31,8 +39,9 @@ static void reassign_utility(PlannedStmt *pstmt, const char *query, bool read_on
 							 ProcessUtilityContext context, ParamListInfo params,
 							 QueryEnvironment *environment, DestReceiver *dest,
 							 QueryCompletion *completion);
-static List *reassign_begin(const List *roles);
-static void reassign_end(const List *projections, Oid owner);
+static void reassign_begin(Owned *owned, const List *roles);
+static bool reassign_includes(const List *owners, Oid owner);
+static void reassign_end(const Owned *owned, Oid owner);
 
 /* Called once per process, from _PG_init. */
 void
@@ -50,28 +59,27 @@ reassign_utility(PlannedStmt *pstmt, const char *query, bool read_only,
 {
 	ReassignOwnedStmt *reassign = IsA(pstmt->utilityStmt, ReassignOwnedStmt) ?
 		(ReassignOwnedStmt *) pstmt->utilityStmt : NULL;
-	List	   *projections = NIL;
+	Owned		owned = {NIL};
 
 	if (reassign != NULL && OidIsValid(cqrs_catalog_relation("registry", true)))
-		projections = reassign_begin(reassign->roles);
+		reassign_begin(&owned, reassign->roles);
 	if (previous_hook != NULL)
 		previous_hook(pstmt, query, read_only, context, params, environment, dest, completion);
 	else
 		standard_ProcessUtility(pstmt, query, read_only, context, params, environment, dest,
 								completion);
-	if (projections != NIL)
-		reassign_end(projections, get_rolespec_oid(reassign->newrole, false));
+	if (owned.projections != NIL || owned.attached != NIL)
+		reassign_end(&owned, get_rolespec_oid(reassign->newrole, false));
 }
 
 /*
- * Lock the projections of these roles before their tables are: whoever processes a
- * batch locks them in that order. Returns their ids.
+ * Find what belongs to these roles, and lock the projections before their tables are:
+ * whoever processes a batch locks them in that order.
  */
-static List *
-reassign_begin(const List *roles)
+static void
+reassign_begin(Owned *owned, const List *roles)
 {
 	List	   *owners = NIL;
-	List	   *result = NIL;
 	ListCell   *lc;
 
 	foreach(lc, roles)
@@ -80,24 +88,35 @@ reassign_begin(const List *roles)
 	{
 		CqrsProjection *projection = lfirst(lc);
 
-		/* nobody's locks for who may not do it: the server is going to say so */
-		if (list_member_oid(owners, projection->owner) &&
-			has_privs_of_role(GetUserId(), projection->owner))
-			result = lappend_int(result, projection->id);
+		if (reassign_includes(owners, projection->owner))
+			owned->projections = lappend_int(owned->projections, projection->id);
 	}
-	foreach(lc, result)
+	foreach(lc, cqrs_attachment_list())
+	{
+		CqrsAttachment *attachment = lfirst(lc);
+
+		if (reassign_includes(owners, attachment->owner))
+			owned->attached = lappend_oid(owned->attached, attachment->relid);
+	}
+	foreach(lc, owned->projections)
 		cqrs_checkpoint_lock(lfirst_int(lc), true);
-	return result;
+}
+
+/* Nobody's for who may not do it: the server is going to say so. */
+static bool
+reassign_includes(const List *owners, Oid owner)
+{
+	return list_member_oid(owners, owner) && has_privs_of_role(GetUserId(), owner);
 }
 
 /* Throws where the new owner lacks a right that it would need. */
 static void
-reassign_end(const List *projections, Oid owner)
+reassign_end(const Owned *owned, Oid owner)
 {
 	ListCell   *lc;
 
 	CommandCounterIncrement();
-	foreach(lc, projections)
+	foreach(lc, owned->projections)
 	{
 		CqrsProjection *projection = cqrs_projection_get(lfirst_int(lc));
 
@@ -105,5 +124,14 @@ reassign_end(const List *projections, Oid owner)
 			continue;
 		cqrs_outbox_check_rights(owner, projection->mode == CQRS_MODE_INLINE);
 		cqrs_registry_set_owner(projection->id, owner);
+	}
+	foreach(lc, owned->attached)
+	{
+		CqrsAttachment *attachment = cqrs_attachment_find(lfirst_oid(lc));
+
+		if (attachment == NULL || attachment->owner == owner)
+			continue;
+		cqrs_outbox_check_forge(owner);
+		cqrs_attachment_set_owner(attachment->relid, owner);
 	}
 }
