@@ -19,11 +19,10 @@ suite_rebuild() {
 		CREATE UNIQUE INDEX ON bench.refreshed (order_id);
 		VACUUM (ANALYZE, FREEZE) cqrs.outbox;
 	SQL
-	measure_in_turns rebuild "$(size 5 2)" online in_place bare slices refresh
-	speed_figure "online, against slices of 10,000 by hand" "" online slices
+	measure_in_turns rebuild "$(size 5 2)" in_place bare slices refresh
 	speed_figure "in place, against slices of 10,000 by hand" "" in_place slices
-	speed_figure "online, against REFRESH CONCURRENTLY" "" online refresh
-	rate_figures "$events" online "rebuild online" in_place "rebuild in place" bare "emptied and filled by one statement" \
+	speed_figure "in place, against REFRESH CONCURRENTLY" "" in_place refresh
+	rate_figures "$events" in_place "rebuild in place" bare "emptied and filled by one statement" \
 		slices "emptied and filled by slices of 10,000" refresh "REFRESH CONCURRENTLY"
 	workers on
 }
@@ -49,8 +48,7 @@ rebuild_measure() {
 		SET synchronous_commit = off;
 		\timing on
 		$(case $1 in
-			online) echo "CALL cqrs.rebuild_projection('view');" ;;
-			in_place) echo "CALL cqrs.rebuild_projection('view', online => false);" ;;
+			in_place) echo "CALL cqrs.rebuild_projection('view');" ;;
 			refresh) echo "REFRESH MATERIALIZED VIEW CONCURRENTLY bench.refreshed;" ;;
 			*) echo "TRUNCATE bench.$1; CALL bench.keep_shape_by_hand('sums', '$1', $slice);" ;;
 		esac)
