@@ -99,7 +99,7 @@ publish_check() {
 	for peer in "${peers[@]}"; do
 		case $peer in plain* | noop | emmett) continue ;; esac
 		database=peer_$peer
-		same_work "events in the read table of $peer" "$(sql <<<'SELECT sum(items) FROM bench.kept')" \
+		same_work "events in the read table of $peer" "$(sql <<<'SELECT coalesce(sum(items), 0) FROM bench.kept')" \
 			"$(sql <<<'SELECT bench.published()')"
 	done
 }
