@@ -136,6 +136,7 @@ static void worker_activity(const char *activity, bool idle);
 static BatchLimit *worker_limit(int32 projection);
 static bool worker_must_leave(TimestampTz last_work);
 static bool worker_sleep(uint64 seen, TimestampTz next_retry_at);
+static bool is_nothing_in_progress(Snapshot snapshot, FullTransactionId next_xid);
 static void mate_timeout_handler(void);
 
 /*
@@ -309,7 +310,7 @@ worker_pass(void)
 
 	/* before anything is looked at: what happens from now on is for the next poll */
 	outcome.next_xid = ReadNextFullTransactionId();
-	outcome.quiet = GetTransactionSnapshot()->xcnt == 0;
+	outcome.quiet = is_nothing_in_progress(GetTransactionSnapshot(), outcome.next_xid);
 
 	/* somebody waits to drop the extension, or to alter it: let them */
 	if (!cqrs_catalog_lock_extension())
@@ -579,6 +580,17 @@ worker_sleep(uint64 seen, TimestampTz next_retry_at)
 	ResetLatch(MyLatch);
 	cqrs_shmem_worker_awake();
 	return InterruptPending || ConfigReloadPending;
+}
+
+/*
+ * Does a snapshot see all transactions below next_xid as ended? It lists those below
+ * its xmax only, which is the first behind the latest that has ended.
+ */
+static bool
+is_nothing_in_progress(Snapshot snapshot, FullTransactionId next_xid)
+{
+	return snapshot->xcnt == 0 &&
+		TransactionIdFollowsOrEquals(snapshot->xmax, XidFromFullTransactionId(next_xid));
 }
 
 static void

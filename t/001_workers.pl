@@ -13,7 +13,8 @@ use PostgreSQL::Test::Utils;
 use Test::More;
 use Time::HiRes qw(time usleep);
 
-my $node = new_server('workers');
+# Without autovacuum, whose transactions are something to look at, too.
+my $node = new_server('workers', autovacuum => 'off');
 my @databases = qw(one two three);
 
 # --- who is there
@@ -102,6 +103,14 @@ $listener->quit;
 # A worker that looks for events says so, and since when it does something else.
 poll_ok($node, 'postgres', "SELECT now() - since > '3 s' FROM cqrs.worker_status WHERE database = 'three'",
 	'where nothing is written, polls have nothing to look at');
+
+# A prepared transaction is one that may commit without a word; be it the latest of all.
+my $prepared = $node->safe_psql('three', "BEGIN; SELECT cqrs.publish('Thing', 'a', 'Prepared') > 0;
+		PREPARE TRANSACTION 'latest'; SELECT now()") =~ s/^t\n//r;
+poll_ok($node, 'postgres', "SELECT since > '$prepared'::timestamptz + '4 s' FROM cqrs.worker_status WHERE database = 'three'",
+	'while a transaction is prepared, polls look');
+$node->safe_psql('three', "COMMIT PREPARED 'latest'");
+handled_once($node, 'three', 'p', 'a prepared transaction, the latest, and nothing else happens');
 
 # Sleeping is a voluntary context switch, so these count wake-ups. The poll makes one a second; what the
 # bound must exclude is a loop, which makes thousands.
