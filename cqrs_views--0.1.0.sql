@@ -554,6 +554,7 @@ COMMENT ON TABLE cqrs.received IS
 
 /* updated once a transaction: room on the page keeps that a HOT update */
 CREATE TABLE cqrs.arrival (
+	id uuid NOT NULL DEFAULT pg_catalog.gen_random_uuid(),
 	relation regclass NOT NULL,
 	source text NOT NULL,
 	events bigint NOT NULL,

@@ -6,7 +6,8 @@
  * not even for a prepared one: a table has several rows, to be summed. At its end a
  * transaction adds what it brought to a row that nobody has locked, or, where there
  * is none, inserts one. So there are as many rows as transactions ever were at it
- * at a time, and each is updated in place on its page.
+ * at a time, and each is updated in place on its page. (Found by its id: to look where
+ * it was locked would miss one that was updated just before.)
  *
  * Until then what was brought is noted in memory, by subtransaction.
  */
@@ -175,7 +176,7 @@ note_write(const Note *note)
 		" last_received_at = CASE WHEN $5 > last_position THEN clock_timestamp()"
 		"  ELSE last_received_at END,"
 		" last_position = greatest(last_position, $5)"
-		" WHERE ctid = (SELECT ctid FROM cqrs.arrival WHERE relation = $1 AND source = $2"
+		" WHERE id = (SELECT id FROM cqrs.arrival WHERE relation = $1 AND source = $2"
 		"  AND ($8 IS NULL OR ctid = ANY ($8)) LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED)",
 		.nargs = NARGS + 1,
 		.argtypes = {NOTE_TYPES, TIDARRAYOID}
