@@ -52,6 +52,9 @@
 #define cqrs_compat_lock_held(tag, mode) LockHeldByMe(tag, mode)
 #endif
 
+/* what datconnlimit is after a DROP DATABASE that was interrupted; 15.4 gave it a name */
+#define CQRS_COMPAT_INVALID_DATABASE (-2)
+
 /* 17 made the process number a global */
 #if PG_VERSION_NUM >= 170000
 #define cqrs_compat_my_proc_number() ((int) MyProcNumber)

@@ -40,6 +40,7 @@
 #include "utils/timestamp.h"
 #include "utils/wait_event.h"
 
+#include "compat.h"
 #include "guc.h"
 #include "launcher.h"
 #include "shmem.h"
@@ -215,7 +216,8 @@ launcher_list_databases(void)
 		Form_pg_database form = (Form_pg_database) GETSTRUCT(tuple);
 		MemoryContext old;
 
-		if (!form->datallowconn || form->datistemplate)
+		if (!form->datallowconn || form->datistemplate ||
+			form->datconnlimit == CQRS_COMPAT_INVALID_DATABASE)
 			continue;
 		old = MemoryContextSwitchTo(context);
 		result = lappend_oid(result, form->oid);
@@ -352,6 +354,9 @@ launcher_start(Oid dboid)
 	worker.bgw_main_arg = Int32GetDatum(slot);
 	worker.bgw_notify_pid = MyProcPid;
 
+	/* the slot may be free before the process that had it is known to be gone */
+	if (handles[slot] != NULL)
+		pfree(handles[slot]);
 	old = MemoryContextSwitchTo(TopMemoryContext);
 	started = RegisterDynamicBackgroundWorker(&worker, &handles[slot]);
 	MemoryContextSwitchTo(old);
