@@ -8,21 +8,33 @@
  * it is the fault of what took so long, while a cancellation by an operator is
  * nobody's.
  *
+ * Code may catch a cancellation and go on, so there is one after the other; a worker
+ * that has got enough of them ends itself, or others could wait for it without end.
+ *
  * Code in C that never checks for interrupts can't be cancelled, by anybody.
  */
 #include "postgres.h"
 
 #include "miscadmin.h"
+#include "postmaster/bgworker.h"
 #include "storage/latch.h"
 #include "storage/proc.h"
 #include "utils/timeout.h"
+#include "utils/timestamp.h"
 
 #include "deadline.h"
+
+/* after the first cancellation there is another one each so many ms, */
+#define REPEAT_AFTER 1000
+
+/* and a worker sits through so many */
+#define MAX_CANCELLATIONS 10
 
 static TimeoutId timeout = MAX_TIMEOUTS;	/* until registered */
 static bool armed = false;
 static int	limit;				/* ms */
 static volatile sig_atomic_t passed = false;
+static volatile sig_atomic_t cancellations;
 static volatile sig_atomic_t locked_out = false;	/* it was waiting for a lock */
 
 static void deadline_handler(void);
@@ -36,13 +48,15 @@ cqrs_deadline_begin(int ms)
 {
 	Assert(!armed);
 	passed = locked_out = false;
+	cancellations = 0;
 	if (ms == 0)
 		return;
 	if (timeout == MAX_TIMEOUTS)
 		timeout = RegisterTimeout(USER_TIMEOUT, deadline_handler);
 	limit = ms;
 	armed = true;
-	enable_timeout_after(timeout, limit);
+	enable_timeout_every(timeout, TimestampTzPlusMilliseconds(GetCurrentTimestamp(), limit),
+						 Min(limit, REPEAT_AFTER));
 }
 
 /* Is there one already? */
@@ -95,5 +109,7 @@ deadline_handler(void)
 	locked_out = MyProc->waitStatus == PROC_WAIT_STATUS_WAITING;
 	InterruptPending = true;
 	QueryCancelPending = true;
+	if (++cancellations > MAX_CANCELLATIONS && MyBgworkerEntry != NULL)
+		ProcDiePending = true;
 	SetLatch(MyLatch);
 }

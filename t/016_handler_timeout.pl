@@ -143,6 +143,33 @@ is(sql('SELECT sum(total) FROM inlined_totals'), 40, 'inline, the publisher may 
 fails_ok($node, 'postgres', "SET statement_timeout = '100ms'; SELECT cqrs.publish('T', 'k', 'E', '{\"v\": \"loop\"}')",
 	qr/canceling statement due to statement timeout/, 'inline, statement_timeout is the limit');
 
+# --- one that catches what cancels it: the next cancellation ends it, or in the end the worker
+
+$node->append_conf('postgresql.conf', 'cqrs_views.enabled = on');
+$node->reload;
+sql(q{SELECT cqrs.drop_projection(name) FROM cqrs.projection;
+	CREATE FUNCTION sleep_on() RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+		PERFORM pg_sleep(3600);
+	EXCEPTION WHEN query_canceled THEN NULL;
+	END $$;
+	CREATE TABLE slept (id text);
+	CREATE TABLE awake (id text);
+	CREATE FUNCTION sleep_once(e cqrs.event) RETURNS void LANGUAGE plpgsql AS $$ BEGIN PERFORM sleep_on(); PERFORM pg_sleep(3600); END $$;
+	CREATE FUNCTION sleep_for_ever(e cqrs.event) RETURNS void LANGUAGE plpgsql AS $$ BEGIN LOOP PERFORM sleep_on(); END LOOP; END $$;
+	CREATE FUNCTION stay_awake(e cqrs.event) RETURNS void LANGUAGE plpgsql AS $$ BEGIN INSERT INTO awake VALUES (e.aggregate_id); END $$;
+	SELECT cqrs.create_projection('sleeper', 'sleep_once(cqrs.event)', '{slept}', start_at => 'now')});
+publish_values("'1'", 1);
+caught_up('sleeper');
+poll_ok($node, 'postgres', "SELECT sqlstate FROM cqrs.dead_letter WHERE projection = 'sleeper'", 'it catches one cancellation, and not the next', '54T01');
+sql(q{SELECT cqrs.drop_projection('sleeper');
+	SELECT cqrs.create_projection('sleeper', 'sleep_for_ever(cqrs.event)', '{slept}', start_at => 'now');
+	SELECT cqrs.create_projection('awake', 'stay_awake(cqrs.event)', '{awake}', start_at => 'now')});
+my $logged = -s $node->logfile;
+publish_values("'1'", 1);
+$node->wait_for_log(qr/terminating background worker "cqrs_views worker" due to administrator command/, $logged);
+caught_up('awake');
+sql("SELECT cqrs.drop_projection('sleeper')");
+
 $node->stop;
 done_testing();
 
