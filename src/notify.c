@@ -13,20 +13,30 @@
 #include "commands/async.h"
 #include "lib/stringinfo.h"
 #include "utils/builtins.h"
+#include "utils/fmgroids.h"
 #include "utils/hsearch.h"
 #include "utils/json.h"
+#include "utils/timestamp.h"
 
 #include "notify.h"
 
 /* what NOTIFY takes, in bytes, without the terminating zero */
 #define MAX_PAYLOAD 7999
 
+/* PostgreSQL's queue of notifications is looked at this often, ms, */
+#define LOOK_EVERY 1000
+
+/* and left alone when so much of it is in use: full, it would fail whoever notifies */
+#define MAX_USAGE 0.9
+
+static bool notify_has_room(void);
 static bool notify_append_keys(StringInfo payload, text **keys, int nkeys);
 
 /*
  * Queue a notification for the end of the transaction. position is that of the
  * last of the nevents events, keys what changed, with repetitions; NULL = unknown.
- * Whether keys are told is the projection's to say.
+ * Whether keys are told is the projection's to say. Nothing is told while there is
+ * no room for it: a session that listens and does not read must not stop read tables.
  */
 void
 cqrs_notify_send(const CqrsProjection *projection, int64 position, int nevents,
@@ -35,7 +45,7 @@ cqrs_notify_send(const CqrsProjection *projection, int64 position, int nevents,
 	StringInfoData payload;
 	int			head;
 
-	if (projection->notify == CQRS_NOTIFY_NONE)
+	if (projection->notify == CQRS_NOTIFY_NONE || !notify_has_room())
 		return;
 	initStringInfo(&payload);
 	appendStringInfoString(&payload, "{\"projection\": ");
@@ -53,6 +63,26 @@ cqrs_notify_send(const CqrsProjection *projection, int64 position, int nevents,
 	appendStringInfoChar(&payload, '}');
 	Async_Notify(NameStr(projection->name), payload.data);
 	pfree(payload.data);
+}
+
+/* Says so in the log when there is none any more. */
+static bool
+notify_has_room(void)
+{
+	static TimestampTz looked_at = 0;
+	static bool room = true;
+	bool		had_room = room;
+	TimestampTz now = GetCurrentTimestamp();
+
+	if (!TimestampDifferenceExceeds(looked_at, now, LOOK_EVERY))
+		return room;
+	looked_at = now;
+	room = DatumGetFloat8(OidFunctionCall0(F_PG_NOTIFICATION_QUEUE_USAGE)) < MAX_USAGE;
+	if (had_room && !room)
+		ereport(LOG,
+				(errmsg("projections do not notify: the server's queue of notifications is nearly full"),
+				 errhint("End the transaction of the session that LISTENs and does not read; the server's log names it.")));
+	return room;
 }
 
 /*
