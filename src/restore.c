@@ -139,13 +139,14 @@ restore_lacks_table(const CqrsProjection *projection, bool data_only)
 	return NULL;
 }
 
-/* Is there a session that calls itself pg_restore? */
+/* Is there a session that calls itself pg_restore, of somebody who may restore the database? */
 static bool
 restore_is_running(void)
 {
 	static CqrsQuery query = {
 		.sql = "SELECT 1 FROM pg_stat_activity WHERE datname = current_database()"
-		" AND application_name = 'pg_restore' LIMIT 1",
+		" AND application_name = 'pg_restore' AND pg_has_role(usesysid,"
+		"  (SELECT datdba FROM pg_database WHERE datname = current_database()), 'USAGE') LIMIT 1",
 		.flags = CQRS_QUERY_LATEST
 	};
 
