@@ -33,6 +33,24 @@ SHOW default_text_search_config;
 CALL cqrs.rebuild_projection('words');
 SELECT words, count(*) FROM words GROUP BY 1;
 
+-- no parallel workers, who would take it over as the publisher, who may not name it; but for PostgreSQL's own
+CREATE TABLE gathers (id text, workers text);
+CREATE FUNCTION on_gather(e cqrs.event) RETURNS void LANGUAGE plpgsql AS $$ BEGIN
+	INSERT INTO gathers VALUES (e.aggregate_id, current_setting('max_parallel_workers_per_gather'));
+END $$;
+SET default_text_search_config = 'config.ours';
+SELECT cqrs.create_projection('gathers', 'on_gather(cqrs.event)', '{gathers}', mode => 'inline', start_at => 'now');
+SET max_parallel_workers_per_gather = 2;
+SELECT publish('ours');
+SELECT cqrs.drop_projection('gathers');
+SET default_text_search_config = 'simple';
+SELECT cqrs.create_projection('gathers', 'on_gather(cqrs.event)', '{gathers}', mode => 'inline', start_at => 'now');
+SELECT publish('simple');
+TABLE gathers;
+SHOW max_parallel_workers_per_gather;
+RESET max_parallel_workers_per_gather;
+SELECT cqrs.drop_projection('gathers', drop_read_tables => true);
+
 -- a new name
 ALTER TEXT SEARCH CONFIGURATION config.ours RENAME TO "Ours";
 TABLE kept;
