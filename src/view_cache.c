@@ -66,6 +66,9 @@ cqrs_view_cache_get(const CqrsProjection *projection)
 	bool		found;
 	CqrsMaintained *maintained = hash_search(views, &projection->id, HASH_ENTER, &found);
 
+	/* before anything can throw: whoever finds it next takes it for one that was made */
+	if (!found)
+		memset(&maintained->valid, 0, sizeof(CqrsMaintained) - offsetof(CqrsMaintained, valid));
 	if (found && maintained->context != NULL &&
 		(!maintained->valid || maintained->tables.read_table != projection->tables[0] ||
 		 strcmp(maintained->query, projection->query) != 0 ||
