@@ -94,6 +94,18 @@ SELECT cqrs.retry_source_dead_letters('changed');
 SELECT aggregate_id, payload FROM cqrs.outbox WHERE source = 'changed' AND aggregate_id = 'Z' ORDER BY position;
 SELECT cqrs.detach_outbox('changed');
 
+-- JSON that can't be read as such holds up its own row only
+CREATE TABLE unread (id text, who text, body json);
+SELECT cqrs.attach_outbox('unread', 'unread', 'mapping', '{"event_id": "id", "aggregate_type": "''T''", "aggregate_id": "who", "event_type": "''E''", "payload": "body"}');
+INSERT INTO unread VALUES ('u1', 'zero', '{"x": "\u0000"}'), ('u2', 'half', '"\ud800"'), ('u3', 'well', '{"x": 1}');
+SELECT cqrs.retry_source_dead_letters('unread');
+SELECT cqrs.detach_outbox('unread');
+SELECT cqrs.attach_outbox('unread', 'unread', 'mapping', '{"event_id": "id", "aggregate_type": "''T''", "aggregate_id": "who", "event_type": "''E''", "payload": "body"}');
+SELECT key, reason, sqlstate, attempts FROM cqrs.source_dead_letter WHERE source = 'unread' ORDER BY number;
+SELECT aggregate_id FROM cqrs.outbox WHERE source = 'unread';
+SELECT cqrs.discard_source_dead_letters('unread', 'zero') + cqrs.discard_source_dead_letters('unread', 'half') AS discarded;
+SELECT cqrs.detach_outbox('unread');
+
 -- a row with columns of all kinds, and one that was dropped, survives being put aside
 CREATE TYPE mood AS ENUM ('sad', 'happy');
 CREATE TYPE pair AS (one int, two text);

@@ -32,6 +32,7 @@ typedef struct Rereading
 {
 	CqrsAttachment *attachment;
 	Relation	rel;
+	text	   *json;
 	MemoryContext context;		/* that the rest is in */
 	char	  **fields;			/* as text, of each column; NULL = not there */
 	HeapTuple	row;
@@ -91,20 +92,12 @@ cqrs_row_json_of(CqrsAttachment *attachment, Relation rel, HeapTuple row)
 ErrorData *
 cqrs_row_json_to_row(CqrsAttachment *attachment, Relation rel, text *json, HeapTuple *row)
 {
-	static CqrsQuery query = {
-		.sql = "SELECT key, value::text, value #>> '{}' FROM json_each($1::json)",
-		.flags = CQRS_QUERY_ACTIVE,
-		.nargs = 1,
-		.argtypes = {TEXTOID}
-	};
 	Rereading	rereading = {
-		.attachment = attachment,.rel = rel,.context = CurrentMemoryContext,
+		.attachment = attachment,.rel = rel,.json = json,.context = CurrentMemoryContext,
 		.fields = palloc0(RelationGetNumberOfAttributes(rel) * sizeof(char *))
 	};
-	Datum		arg = PointerGetDatum(json);
 	ErrorData  *error;
 
-	cqrs_query_run(&query, &arg, NULL, read_field, &rereading);
 	error = cqrs_apply_as_whole(reread_row, &rereading);
 	if (error != NULL && cqrs_apply_error_is_transient(error))
 		ReThrowError(error);
@@ -190,14 +183,24 @@ read_field(TupleTableSlot *slot, void *arg)
 static ErrorData *
 reread_row(void *arg)
 {
+	static CqrsQuery query = {
+		.sql = "SELECT key, value::text, value #>> '{}' FROM json_each($1::json)",
+		.flags = CQRS_QUERY_ACTIVE,
+		.nargs = 1,
+		.argtypes = {TEXTOID}
+	};
 	Rereading  *rereading = (Rereading *) arg;
+	Datum		json = PointerGetDatum(rereading->json);
 	CqrsUserContext user;
 	ErrorData  *volatile error = NULL;
 
 	PG_TRY();
 	{
-		int			portable = enter_owner(rereading->attachment, &user);
+		int			portable;
 
+		/* JSON that is none as jsonb, such as with \u0000 in it, is the row's own fault */
+		cqrs_query_run(&query, &json, NULL, read_field, rereading);
+		portable = enter_owner(rereading->attachment, &user);
 		rereading->row = form_row(rereading);
 		leave_owner(&user, portable);
 	}
