@@ -9,8 +9,6 @@
 #include "postgres.h"
 
 #include "access/table.h"
-#include "miscadmin.h"
-#include "utils/memutils.h"
 
 #include "event.h"
 #include "mapping.h"
@@ -18,10 +16,14 @@
 #include "parked_row.h"
 #include "row_json.h"
 
-/* rows that are in memory together */
-#define MAX_CHUNK_ROWS 1000
+/* the table whose rows' keys are renewed */
+typedef struct Renewal
+{
+	CqrsAttachment *attachment;
+	Relation	rel;
+} Renewal;
 
-static void renew_key(CqrsAttachment *attachment, Relation rel, const CqrsParkedRow *row);
+static void renew_key(CqrsParkedRow *row, void *arg);
 
 /*
  * Give an attached table's rows that were put aside the keys that they have by the
@@ -32,40 +34,25 @@ static void renew_key(CqrsAttachment *attachment, Relation rel, const CqrsParked
 void
 cqrs_parked_key_renew(CqrsAttachment *attachment)
 {
-	Relation	rel = table_open(attachment->relid, NoLock);
-	MemoryContext chunk = AllocSetContextCreate(CurrentMemoryContext, "cqrs_views parked rows",
-												ALLOCSET_DEFAULT_SIZES);
-	MemoryContext old = MemoryContextSwitchTo(chunk);
-	int64		last = 0;
-	int			length;
+	Renewal		renewal = {
+		.attachment = attachment,.rel = table_open(attachment->relid, NoLock)
+	};
 
-	do
-	{
-		CqrsParkedRow *rows = palloc(MAX_CHUNK_ROWS * sizeof(CqrsParkedRow));
-
-		length = cqrs_parked_row_queue(attachment->relid, NULL, last, MAX_CHUNK_ROWS, rows);
-		for (int i = 0; i < length; i++)
-		{
-			CHECK_FOR_INTERRUPTS();
-			renew_key(attachment, rel, &rows[i]);
-			last = rows[i].number;
-		}
-		MemoryContextReset(chunk);
-	} while (length == MAX_CHUNK_ROWS);
-	MemoryContextSwitchTo(old);
-	MemoryContextDelete(chunk);
-	table_close(rel, NoLock);
+	cqrs_parked_row_each(attachment->relid, NULL, renew_key, &renewal);
+	table_close(renewal.rel, NoLock);
 }
 
+/* A CqrsParkedRowFn. */
 static void
-renew_key(CqrsAttachment *attachment, Relation rel, const CqrsParkedRow *row)
+renew_key(CqrsParkedRow *row, void *arg)
 {
+	const Renewal *renewal = (const Renewal *) arg;
 	const CqrsMapped *mapped;
 	HeapTuple	tuple;
 
-	if (cqrs_row_json_to_row(attachment, rel, row->row, &tuple) != NULL)
+	if (cqrs_row_json_to_row(renewal->attachment, renewal->rel, row->row, &tuple) != NULL)
 		return;
-	mapped = cqrs_mapping_map(attachment, rel, &tuple, 1);
+	mapped = cqrs_mapping_map(renewal->attachment, renewal->rel, &tuple, 1);
 	if (mapped->key != NULL && (row->key == NULL || !cqrs_event_same_text(row->key, mapped->key)))
 		cqrs_parked_row_set_key(row->number, mapped->key);
 }

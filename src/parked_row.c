@@ -11,11 +11,16 @@
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
+#include "miscadmin.h"
 #include "utils/builtins.h"
+#include "utils/memutils.h"
 
 #include "dead_letter.h"
 #include "parked_row.h"
 #include "query.h"
+
+/* rows that are in memory together */
+#define MAX_CHUNK_ROWS 1000
 
 /* the key $2 of table $1 */
 #define OF_KEY \
@@ -30,6 +35,7 @@ typedef struct Queue
 	int			nrows;
 } Queue;
 
+static int	read_chunk(Oid relid, const text *key, int64 after, CqrsParkedRow *rows);
 static bool read_row(TupleTableSlot *slot, void *arg);
 
 /* Is any row of the table put aside? */
@@ -91,28 +97,31 @@ cqrs_parked_row_park(const CqrsParkedRow *row)
 	cqrs_query_run(&query, args, nulls, NULL, NULL);
 }
 
-/*
- * The table's rows beyond a number, in their order, up to limit; with a key, only
- * those of it. Returns how many there are. They are in the current memory context.
- */
-int
-cqrs_parked_row_queue(Oid relid, const text *key, int64 after, int limit, CqrsParkedRow *rows)
+/* Go through the table's rows in their order; with a key, only through those of it. */
+void
+cqrs_parked_row_each(Oid relid, const text *key, CqrsParkedRowFn fn, void *arg)
 {
-	static CqrsQuery query = {
-		.sql = "SELECT number, relation::oid, source, event_id, key, row::text, attempts"
-		" FROM cqrs.parked_row WHERE relation = $1 AND ($2 IS NULL OR key = $2) AND number > $3"
-		" ORDER BY number LIMIT $4",
-		.flags = CQRS_QUERY_LATEST,
-		.nargs = 4,
-		.argtypes = {REGCLASSOID, TEXTOID, INT8OID, INT4OID}
-	};
-	Queue		queue = {.context = CurrentMemoryContext,.rows = rows};
-	Datum		args[4] = {
-		ObjectIdGetDatum(relid), PointerGetDatum(key), Int64GetDatum(after), Int32GetDatum(limit)
-	};
+	MemoryContext chunk = AllocSetContextCreate(CurrentMemoryContext, "cqrs_views parked rows",
+												ALLOCSET_DEFAULT_SIZES);
+	MemoryContext old = MemoryContextSwitchTo(chunk);
+	int64		last = 0;
+	int			nrows;
 
-	cqrs_query_run(&query, args, key == NULL ? " n  " : NULL, read_row, &queue);
-	return queue.nrows;
+	do
+	{
+		CqrsParkedRow *rows = palloc(MAX_CHUNK_ROWS * sizeof(CqrsParkedRow));
+
+		nrows = read_chunk(relid, key, last, rows);
+		for (int i = 0; i < nrows; i++)
+		{
+			CHECK_FOR_INTERRUPTS();
+			last = rows[i].number;
+			fn(&rows[i], arg);
+		}
+		MemoryContextReset(chunk);
+	} while (nrows == MAX_CHUNK_ROWS);
+	MemoryContextSwitchTo(old);
+	MemoryContextDelete(chunk);
 }
 
 /* A row has been tried again, and stays: its key, its error and its attempts. */
@@ -194,6 +203,29 @@ cqrs_parked_row_prune(void)
 	cqrs_query_run(&query, NULL, NULL, NULL, NULL);
 }
 
+/* The next rows beyond a number, in the current memory context. Returns how many there are. */
+static int
+read_chunk(Oid relid, const text *key, int64 after, CqrsParkedRow *rows)
+{
+	static CqrsQuery query = {
+		.sql = "SELECT number, relation::oid, source, event_id, key, row::text, attempts"
+		" FROM cqrs.parked_row WHERE relation = $1 AND ($2 IS NULL OR key = $2) AND number > $3"
+		" ORDER BY number LIMIT $4",
+		.flags = CQRS_QUERY_LATEST,
+		.nargs = 4,
+		.argtypes = {REGCLASSOID, TEXTOID, INT8OID, INT4OID}
+	};
+	Queue		queue = {.context = CurrentMemoryContext,.rows = rows};
+	Datum		args[4] = {
+		ObjectIdGetDatum(relid), PointerGetDatum(key), Int64GetDatum(after),
+		Int32GetDatum(MAX_CHUNK_ROWS)
+	};
+
+	cqrs_query_run(&query, args, key == NULL ? " n  " : NULL, read_row, &queue);
+	return queue.nrows;
+}
+
+/* A CqrsRowFn. */
 static bool
 read_row(TupleTableSlot *slot, void *arg)
 {

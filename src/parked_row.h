@@ -20,11 +20,16 @@ typedef struct CqrsParkedRow
 	int			attempts;		/* that failed so far */
 } CqrsParkedRow;
 
+/*
+ * Called for each row, in a memory context that is reset now and then; may remove the
+ * row or change it.
+ */
+typedef void (*CqrsParkedRowFn) (CqrsParkedRow *row, void *arg);
+
 extern bool cqrs_parked_row_exists(Oid relid);
 extern bool cqrs_parked_row_has_key(Oid relid, const text *key);
 extern void cqrs_parked_row_park(const CqrsParkedRow *row);
-extern int	cqrs_parked_row_queue(Oid relid, const text *key, int64 after, int limit,
-								  CqrsParkedRow *rows);
+extern void cqrs_parked_row_each(Oid relid, const text *key, CqrsParkedRowFn fn, void *arg);
 extern void cqrs_parked_row_update(const CqrsParkedRow *row);
 extern void cqrs_parked_row_set_key(int64 number, const text *key);
 extern void cqrs_parked_row_remove(int64 number);

@@ -92,6 +92,14 @@ typedef struct Receiving
 	MemoryContext context;
 } Receiving;
 
+/* rows that were put aside, tried again */
+typedef struct Retry
+{
+	Receiving	receiving;
+	List	   *blocked;		/* keys of those that failed again, as text, in "outer" */
+	int64		nsettled;		/* that are put aside no longer */
+} Retry;
+
 static void receive_all(Receiving *receiving, RowSource *rows, TupleTableSlot *slot);
 static void receive_rows(Receiving *receiving, RowSource *rows, TupleTableSlot *slot);
 static void receive_sorted(Receiving *receiving, RowSource *rows, TupleTableSlot *slot,
@@ -112,9 +120,11 @@ static void sort_put(Receiving *receiving, Tuplesortstate *sort, TupleTableSlot 
 static bool next_inserted(RowSource *rows, TupleTableSlot *slot);
 static bool next_existing(RowSource *rows, TupleTableSlot *slot);
 static bool next_sorted(RowSource *rows, TupleTableSlot *slot);
-static bool retry_row(Receiving *receiving, CqrsParkedRow *row, List **blocked);
+static void retry_row(CqrsParkedRow *row, void *arg);
+static bool retry_succeeds(Retry *retry, CqrsParkedRow *row);
 static void retry_settle(Receiving *receiving, CqrsParkedRow *row, CqrsMapped *mapped);
-static bool is_blocked(List *blocked, const text *key);
+static void retry_block(Retry *retry, const text *key);
+static bool retry_is_blocked(const Retry *retry, const text *key);
 
 /*
  * The work of the triggers on an attached table. A row trigger with a transition
@@ -191,28 +201,13 @@ int64
 cqrs_receive_retry(CqrsAttachment *attachment, const text *key)
 {
 	Relation	rel = table_open(attachment->relid, ShareRowExclusiveLock);
-	Receiving	receiving;
-	CqrsParkedRow *queue = palloc(MAX_CHUNK_ROWS * sizeof(CqrsParkedRow));
-	List	   *blocked = NIL;
-	int64		last = 0;
-	int64		total = 0;
-	int			length;
+	Retry		retry = {.blocked = NIL};
 
-	receiving_begin(&receiving, attachment, rel);
-	do
-	{
-		length = cqrs_parked_row_queue(attachment->relid, key, last, MAX_CHUNK_ROWS, queue);
-		for (int i = 0; i < length; i++)
-		{
-			CHECK_FOR_INTERRUPTS();
-			if (retry_row(&receiving, &queue[i], &blocked))
-				total++;
-			last = queue[i].number;
-		}
-	} while (length == MAX_CHUNK_ROWS);
-	receiving_end(&receiving);
+	receiving_begin(&retry.receiving, attachment, rel);
+	cqrs_parked_row_each(attachment->relid, key, retry_row, &retry);
+	receiving_end(&retry.receiving);
 	table_close(rel, NoLock);
-	return total;
+	return retry.nsettled;
 }
 
 /* ---------------------------------------------------------------- rows */
@@ -510,42 +505,50 @@ next_sorted(RowSource *rows, TupleTableSlot *slot)
 
 /* --------------------------------------------------------------- retries */
 
-/*
- * Try a row again. blocked has the keys of those that failed again. Returns whether
- * the row is put aside no longer.
- */
-static bool
-retry_row(Receiving *receiving, CqrsParkedRow *row, List **blocked)
+/* A CqrsParkedRowFn: tries a row again. */
+static void
+retry_row(CqrsParkedRow *row, void *arg)
 {
-	CqrsMapped *mapped;
-	HeapTuple	tuple;
+	Retry	   *retry = (Retry *) arg;
 
-	if (row->key != NULL && is_blocked(*blocked, row->key))
-		return false;
-	row->error = cqrs_row_json_to_row(receiving->attachment, receiving->rel, row->row, &tuple);
-	if (row->error == NULL)
+	if (row->key != NULL && retry_is_blocked(retry, row->key))
+		return;
+	if (retry_succeeds(retry, row))
 	{
-		mapped = cqrs_mapping_map(receiving->attachment, receiving->rel, &tuple, 1);
-		row->error = mapped->error;
-		if (mapped->key != NULL)
-			row->key = mapped->key;
-		if (!mapped->wanted)
-		{
-			cqrs_parked_row_remove(row->number);
-			return true;
-		}
-		if (row->error == NULL && !is_blocked(*blocked, row->key))
-		{
-			retry_settle(receiving, row, mapped);
-			return true;
-		}
+		retry->nsettled++;
+		return;
 	}
 	if (row->error != NULL)
 		row->attempts++;
 	cqrs_parked_row_update(row);
 	if (row->key != NULL)
-		*blocked = lappend(*blocked, row->key);
-	return false;
+		retry_block(retry, row->key);
+}
+
+/* Is the row put aside no longer? Else it has the key and the error of now. */
+static bool
+retry_succeeds(Retry *retry, CqrsParkedRow *row)
+{
+	Receiving  *receiving = &retry->receiving;
+	CqrsMapped *mapped;
+	HeapTuple	tuple;
+
+	row->error = cqrs_row_json_to_row(receiving->attachment, receiving->rel, row->row, &tuple);
+	if (row->error != NULL)
+		return false;
+	mapped = cqrs_mapping_map(receiving->attachment, receiving->rel, &tuple, 1);
+	row->error = mapped->error;
+	if (mapped->key != NULL)
+		row->key = mapped->key;
+	if (!mapped->wanted)
+	{
+		cqrs_parked_row_remove(row->number);
+		return true;
+	}
+	if (row->error != NULL || retry_is_blocked(retry, row->key))
+		return false;
+	retry_settle(receiving, row, mapped);
+	return true;
 }
 
 /* A row can be mapped now: it becomes an event, or is found to be one already. */
@@ -573,12 +576,22 @@ retry_settle(Receiving *receiving, CqrsParkedRow *row, CqrsMapped *mapped)
 		receiving->arrival.duplicates++;
 }
 
+/* Keep what follows of a key that has failed again. */
+static void
+retry_block(Retry *retry, const text *key)
+{
+	MemoryContext old = MemoryContextSwitchTo(retry->receiving.outer);
+
+	retry->blocked = lappend(retry->blocked, DatumGetTextPCopy(PointerGetDatum(key)));
+	MemoryContextSwitchTo(old);
+}
+
 static bool
-is_blocked(List *blocked, const text *key)
+retry_is_blocked(const Retry *retry, const text *key)
 {
 	ListCell   *lc;
 
-	foreach(lc, blocked)
+	foreach(lc, retry->blocked)
 		if (cqrs_event_same_text(lfirst(lc), key))
 			return true;
 	return false;
