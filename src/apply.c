@@ -29,12 +29,20 @@
 /* calls of handlers that are under way, nested by inline projections */
 static int	depth = 0;
 
+/* what cqrs_apply_try runs */
+typedef struct Trial
+{
+	void		(*action) (void *arg);
+	void	   *arg;
+} Trial;
+
 static void apply_keys(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applied,
 					   bool as_hashes);
 static ErrorData *apply_in_subtransaction(CqrsProjection *projection, CqrsBatch *batch,
 										  CqrsApplied *applied,
 										  void (*action) (CqrsProjection *, CqrsBatch *,
 														  CqrsApplied *));
+static ErrorData *apply_trial(void *arg);
 static void apply_all(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applied);
 static void apply_restored(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applied);
 static void apply_keys_to_tell(CqrsProjection *projection, CqrsBatch *batch,
@@ -262,6 +270,40 @@ cqrs_apply_as_whole(ErrorData *(*action) (void *arg), void *arg)
 	CurrentResourceOwner = owner;
 	if (thrown)
 		ReThrowError(error);
+	return error;
+}
+
+/*
+ * Run something in a subtransaction. Returns NULL, or the error that it has thrown, with
+ * nothing left of what it did; in the current memory context.
+ */
+ErrorData *
+cqrs_apply_try(void (*action) (void *arg), void *arg)
+{
+	Trial		trial = {.action = action,.arg = arg};
+
+	return cqrs_apply_as_whole(apply_trial, &trial);
+}
+
+/* Returns what is thrown. */
+static ErrorData *
+apply_trial(void *arg)
+{
+	const Trial *trial = (const Trial *) arg;
+	MemoryContext context = CurrentMemoryContext;
+	ErrorData  *volatile error = NULL;
+
+	PG_TRY();
+	{
+		trial->action(trial->arg);
+	}
+	PG_CATCH();
+	{
+		MemoryContextSwitchTo(context);
+		error = CopyErrorData();
+		FlushErrorState();
+	}
+	PG_END_TRY();
 	return error;
 }
 

@@ -37,6 +37,7 @@ extern ErrorData *cqrs_apply_contained(CqrsProjection *projection, CqrsBatch *ba
 extern ErrorData *cqrs_apply_contained_keys(CqrsProjection *projection, CqrsBatch *batch,
 											CqrsApplied *applied);
 extern ErrorData *cqrs_apply_as_whole(ErrorData *(*action) (void *arg), void *arg);
+extern ErrorData *cqrs_apply_try(void (*action) (void *arg), void *arg);
 extern void cqrs_apply_begin(CqrsProjection *projection);
 extern ErrorData *cqrs_apply_restored(CqrsProjection *projection);
 extern void cqrs_apply_refuse_handler(const char *what);

@@ -38,11 +38,10 @@ typedef struct Rereading
 	HeapTuple	row;
 } Rereading;
 
-static int	enter_owner(CqrsAttachment *attachment, CqrsUserContext *user);
-static void leave_owner(CqrsUserContext *user, int portable);
+static void enter_owner(CqrsAttachment *attachment, CqrsUserContext *user);
 static void write_value(StringInfo json, Oid type, Datum value);
 static bool read_field(TupleTableSlot *slot, void *arg);
-static ErrorData *reread_row(void *arg);
+static void reread_row(void *arg);
 static HeapTuple form_row(const Rereading *rereading);
 static bool type_is_json(Oid type);
 
@@ -56,10 +55,9 @@ cqrs_row_json_of(CqrsAttachment *attachment, Relation rel, HeapTuple row)
 	TupleDesc	desc = RelationGetDescr(rel);
 	StringInfoData json;
 	CqrsUserContext user;
-	int			portable;
 
 	initStringInfo(&json);
-	portable = enter_owner(attachment, &user);
+	enter_owner(attachment, &user);
 	for (int i = 0; i < desc->natts; i++)
 	{
 		Form_pg_attribute column = TupleDescAttr(desc, i);
@@ -79,7 +77,7 @@ cqrs_row_json_of(CqrsAttachment *attachment, Relation rel, HeapTuple row)
 		else
 			write_value(&json, column->atttypid, value);
 	}
-	leave_owner(&user, portable);
+	cqrs_query_leave_user(&user);
 	appendStringInfoString(&json, json.len == 0 ? "{}" : "}");
 	return cstring_to_text_with_len(json.data, json.len);
 }
@@ -96,28 +94,20 @@ cqrs_row_json_to_row(CqrsAttachment *attachment, Relation rel, text *json, HeapT
 		.attachment = attachment,.rel = rel,.json = json,.context = CurrentMemoryContext,
 		.fields = palloc0(RelationGetNumberOfAttributes(rel) * sizeof(char *))
 	};
-	ErrorData  *error;
+	ErrorData  *error = cqrs_apply_try(reread_row, &rereading);
 
-	error = cqrs_apply_as_whole(reread_row, &rereading);
 	if (error != NULL && cqrs_apply_error_is_transient(error))
 		ReThrowError(error);
 	*row = rereading.row;
 	return error;
 }
 
-/* Returns what leave_owner needs. */
-static int
+/* Until cqrs_query_leave_user. */
+static void
 enter_owner(CqrsAttachment *attachment, CqrsUserContext *user)
 {
 	cqrs_query_enter_user(user, attachment->owner, &attachment->settings);
-	return cqrs_settings_enter_portable();
-}
-
-static void
-leave_owner(CqrsUserContext *user, int portable)
-{
-	cqrs_settings_leave_portable(portable);
-	cqrs_query_leave_user(user);
+	cqrs_settings_put_portable();
 }
 
 /* Write a value: as a number where it is one that JSON knows, for who looks at it. */
@@ -130,9 +120,10 @@ write_value(StringInfo json, Oid type, Datum value)
 
 	getTypeOutputInfo(type, &output, &is_varlena);
 	text = OidOutputFunctionCall(output, value);
-	switch (type_is_json(type) ? JSONOID : getBaseType(type))
+	switch (getBaseType(type))
 	{
 		case JSONOID:
+		case JSONBOID:
 			appendStringInfoString(json, text);
 			break;
 		case BOOLOID:
@@ -162,25 +153,22 @@ read_field(TupleTableSlot *slot, void *arg)
 	Rereading  *rereading = (Rereading *) arg;
 	TupleDesc	desc = RelationGetDescr(rereading->rel);
 	bool		isnull;
-	const char *name = TextDatumGetCString(slot_getattr(slot, 1, &isnull));
+	char	   *name = TextDatumGetCString(slot_getattr(slot, 1, &isnull));
+	AttrNumber	column = get_attnum(RelationGetRelid(rereading->rel), name);
+	Datum		value;
 
-	for (int i = 0; i < desc->natts; i++)
-	{
-		Form_pg_attribute column = TupleDescAttr(desc, i);
-		Datum		value;
-
-		if (column->attisdropped || strcmp(NameStr(column->attname), name) != 0)
-			continue;
-		value = slot_getattr(slot, type_is_json(column->atttypid) ? 2 : 3, &isnull);
-		if (!isnull)
-			rereading->fields[i] =
-				MemoryContextStrdup(rereading->context, TextDatumGetCString(value));
-	}
+	if (column <= 0)
+		return true;
+	value = slot_getattr(slot, type_is_json(TupleDescAttr(desc, column - 1)->atttypid) ? 2 : 3,
+						 &isnull);
+	if (!isnull)
+		rereading->fields[column - 1] =
+			MemoryContextStrdup(rereading->context, TextDatumGetCString(value));
 	return true;
 }
 
-/* Do a Rereading. Returns NULL, or the error; then there is something to roll back. */
-static ErrorData *
+/* Do a Rereading. JSON that is none as jsonb, such as with \u0000 in it, is the row's own fault. */
+static void
 reread_row(void *arg)
 {
 	static CqrsQuery query = {
@@ -192,26 +180,11 @@ reread_row(void *arg)
 	Rereading  *rereading = (Rereading *) arg;
 	Datum		json = PointerGetDatum(rereading->json);
 	CqrsUserContext user;
-	ErrorData  *volatile error = NULL;
 
-	PG_TRY();
-	{
-		int			portable;
-
-		/* JSON that is none as jsonb, such as with \u0000 in it, is the row's own fault */
-		cqrs_query_run(&query, &json, NULL, read_field, rereading);
-		portable = enter_owner(rereading->attachment, &user);
-		rereading->row = form_row(rereading);
-		leave_owner(&user, portable);
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(rereading->context);
-		error = CopyErrorData();
-		FlushErrorState();
-	}
-	PG_END_TRY();
-	return error;
+	cqrs_query_run(&query, &json, NULL, read_field, rereading);
+	enter_owner(rereading->attachment, &user);
+	rereading->row = form_row(rereading);
+	cqrs_query_leave_user(&user);
 }
 
 /* Make the row of its fields. A domain has a say about NULL, too; what is generated is NULL for now. */

@@ -234,16 +234,22 @@ cqrs_settings_configuration_name(Oid configuration)
 /*
  * Have dates, times and intervals written in a way that is read the same under all
  * styles; with names of time zones, which PostgreSQL's other styles write, it is
- * not even under the same ("IST" is read as Israel's, also in India). Returns
- * what cqrs_settings_leave_portable needs.
+ * not even under the same ("IST" is read as Israel's, also in India).
  */
+void
+cqrs_settings_put_portable(void)
+{
+	cqrs_settings_set("DateStyle", "ISO");
+	cqrs_settings_set("IntervalStyle", "postgres");
+}
+
+/* Have that for a while. Returns what cqrs_settings_leave_portable needs. */
 int
 cqrs_settings_enter_portable(void)
 {
 	int			nest_level = NewGUCNestLevel();
 
-	cqrs_settings_set("DateStyle", "ISO");
-	cqrs_settings_set("IntervalStyle", "postgres");
+	cqrs_settings_put_portable();
 	return nest_level;
 }
 

@@ -40,6 +40,7 @@ extern char *cqrs_settings_configuration_name(Oid configuration);
 
 extern int	cqrs_settings_enter_fixed(void);
 extern void cqrs_settings_leave_fixed(int nest_level);
+extern void cqrs_settings_put_portable(void);
 extern int	cqrs_settings_enter_portable(void);
 extern void cqrs_settings_leave_portable(int nest_level);
 

@@ -50,7 +50,7 @@ static const char *arg_source(FunctionCallInfo fcinfo);
 static bool arg_existing_rows(FunctionCallInfo fcinfo);
 static bool guard_altered(TupleTableSlot *slot, void *arg);
 static void guard_mapping(CqrsAttachment *attachment);
-static ErrorData *guard_try(void *arg);
+static void guard_check(void *arg);
 static void guard_error_callback(void *arg);
 
 /*
@@ -309,31 +309,16 @@ guard_altered(TupleTableSlot *slot, void *arg)
 static void
 guard_mapping(CqrsAttachment *attachment)
 {
-	ErrorData  *error = cqrs_apply_as_whole(guard_try, attachment);
+	ErrorData  *error = cqrs_apply_try(guard_check, attachment);
 
 	if (error != NULL && error->sqlerrcode != ERRCODE_INSUFFICIENT_PRIVILEGE)
 		ReThrowError(error);
 }
 
-/* Check a mapping. Returns NULL, or the error; then there is something to roll back. */
-static ErrorData *
-guard_try(void *arg)
+static void
+guard_check(void *arg)
 {
-	MemoryContext context = CurrentMemoryContext;
-	ErrorData  *volatile error = NULL;
-
-	PG_TRY();
-	{
-		cqrs_mapping_check((CqrsAttachment *) arg);
-	}
-	PG_CATCH();
-	{
-		MemoryContextSwitchTo(context);
-		error = CopyErrorData();
-		FlushErrorState();
-	}
-	PG_END_TRY();
-	return error;
+	cqrs_mapping_check((CqrsAttachment *) arg);
 }
 
 static void
