@@ -107,11 +107,9 @@ static List *column_types(const CqrsProjection *projection);
 static bool is_sound(const CqrsProjection *projection);
 static void follow_names(const Noted *note);
 static bool has_new_names(const Noted *note);
-static void follow_setting(void *arg, const char *name, const char *value);
 static const char *handler_follow(const Noted *note);
 static bool handler_is_noted(const CqrsProjection *projection, const Noted *note);
 static void follow_attachment(const NotedAttachment *note);
-static void follow_attachment_setting(void *arg, const char *name, const char *value);
 static void follow_tables(const Noted *note);
 static void follow_text(const Noted *note, const char *command);
 static void follow_refuse(const CqrsProjection *projection, const char *command,
@@ -351,6 +349,7 @@ follow_names(const Noted *note)
 {
 	CqrsProjection *projection;
 	const char *handler;
+	ListCell   *lc;
 
 	if (!has_new_names(note))
 		return;
@@ -364,8 +363,12 @@ follow_names(const Noted *note)
 	if (handler != NULL && projection->handler != NULL &&
 		strcmp(handler, projection->handler) != 0 && handler_is_noted(projection, note))
 		cqrs_registry_set_handler(projection->id, handler);
-	cqrs_follow_settings_write(&note->settings, &projection->settings, follow_setting,
-							   projection);
+	foreach(lc, cqrs_follow_settings_changes(&note->settings, &projection->settings))
+	{
+		const CqrsSettingChange *change = lfirst(lc);
+
+		cqrs_registry_set_setting(note->projection, change->name, change->value);
+	}
 }
 
 static bool
@@ -375,13 +378,6 @@ has_new_names(const Noted *note)
 
 	return (handler != NULL && strcmp(handler, note->handler) != 0) ||
 		cqrs_follow_settings_differ(&note->settings);
-}
-
-/* A CqrsFollowSettingFn. */
-static void
-follow_setting(void *arg, const char *name, const char *value)
-{
-	cqrs_registry_set_setting(((const CqrsProjection *) arg)->id, name, value);
 }
 
 /* The signature of the noted handler now; NULL where there is none. */
@@ -414,20 +410,19 @@ static void
 follow_attachment(const NotedAttachment *note)
 {
 	CqrsAttachment *attachment;
+	ListCell   *lc;
 
 	if (!cqrs_follow_settings_differ(&note->settings))
 		return;
 	attachment = cqrs_attachment_find(note->relid);
-	if (attachment != NULL)
-		cqrs_follow_settings_write(&note->settings, &attachment->settings,
-								   follow_attachment_setting, attachment);
-}
+	if (attachment == NULL)
+		return;
+	foreach(lc, cqrs_follow_settings_changes(&note->settings, &attachment->settings))
+	{
+		const CqrsSettingChange *change = lfirst(lc);
 
-/* A CqrsFollowSettingFn. */
-static void
-follow_attachment_setting(void *arg, const char *name, const char *value)
-{
-	cqrs_attachment_set_setting(((const CqrsAttachment *) arg)->relid, name, value);
+		cqrs_attachment_set_setting(note->relid, change->name, change->value);
+	}
 }
 
 /*

@@ -17,8 +17,6 @@
 #include "follow_settings.h"
 
 static const char *setting_of(const CqrsSettings *settings, const char *name);
-static void write_setting(const CqrsSettings *settings, const char *name, const char *value,
-						  CqrsFollowSettingFn write, void *arg);
 static List *path_names(const char *path);
 static char *path_now(const CqrsNotedSettings *noted);
 
@@ -46,14 +44,25 @@ cqrs_follow_settings_differ(const CqrsNotedSettings *noted)
 		strcmp(path_now(noted), noted->path) != 0;
 }
 
-/* Write the names of now over others, by the function; settings are what is kept by now. */
-void
-cqrs_follow_settings_write(const CqrsNotedSettings *noted, const CqrsSettings *settings,
-						   CqrsFollowSettingFn write, void *arg)
+/* What that makes of the settings that are kept by now, a list of CqrsSettingChange. */
+List *
+cqrs_follow_settings_changes(const CqrsNotedSettings *noted, const CqrsSettings *settings)
 {
-	write_setting(settings, "search_path", path_now(noted), write, arg);
-	write_setting(settings, CQRS_SETTINGS_CONFIGURATION,
-				  cqrs_settings_configuration_name(noted->configuration_id), write, arg);
+	const CqrsSettingChange now[] = {
+		{"search_path", path_now(noted)},
+		{CQRS_SETTINGS_CONFIGURATION, cqrs_settings_configuration_name(noted->configuration_id)}
+	};
+	List	   *changes = NIL;
+
+	for (int i = 0; i < lengthof(now); i++)
+		if (now[i].value != NULL && strcmp(now[i].value, setting_of(settings, now[i].name)) != 0)
+		{
+			CqrsSettingChange *change = palloc(sizeof(CqrsSettingChange));
+
+			*change = now[i];
+			changes = lappend(changes, change);
+		}
+	return changes;
 }
 
 /* One of them; "" where it was not kept. */
@@ -64,15 +73,6 @@ setting_of(const CqrsSettings *settings, const char *name)
 		if (strcmp(settings->names[i], name) == 0)
 			return settings->values[i];
 	return "";
-}
-
-/* A value of NULL is none to be written. */
-static void
-write_setting(const CqrsSettings *settings, const char *name, const char *value,
-			  CqrsFollowSettingFn write, void *arg)
-{
-	if (value != NULL && strcmp(value, setting_of(settings, name)) != 0)
-		write(arg, name, value);
 }
 
 /* The names in a search_path. */

@@ -19,13 +19,16 @@ typedef struct CqrsNotedSettings
 	Oid			configuration_id;	/* or InvalidOid */
 } CqrsNotedSettings;
 
-/* Writes a value into the kept settings that were noted. */
-typedef void (*CqrsFollowSettingFn) (void *arg, const char *name, const char *value);
+/* a setting that is to be kept with another value */
+typedef struct CqrsSettingChange
+{
+	const char *name;
+	const char *value;
+} CqrsSettingChange;
 
 extern void cqrs_follow_settings_note(CqrsNotedSettings *noted, const CqrsSettings *settings);
 extern bool cqrs_follow_settings_differ(const CqrsNotedSettings *noted);
-extern void cqrs_follow_settings_write(const CqrsNotedSettings *noted,
-									   const CqrsSettings *settings,
-									   CqrsFollowSettingFn write, void *arg);
+extern List *cqrs_follow_settings_changes(const CqrsNotedSettings *noted,
+										  const CqrsSettings *settings);
 
 #endif							/* CQRS_FOLLOW_SETTINGS_H */
