@@ -41,9 +41,9 @@ publish_skipped() {
 	)"
 }
 
-# Measures all peers. What targets compare comes first, and all others with it once more, so that what is compared
-# follows each other closely: a machine that others use, too, is another one after a minute. Arguments: the rows of a
-# statement, what the part is called.
+# Measures all peers: first those that targets compare, in rounds of their own, so that they follow each other closely,
+# for a machine that others use, too, is another one after a minute; then the rest, beside the two views. Arguments:
+# the rows of a statement, what the part is called.
 publish_part() {
 	local peer single="" near=() far=()
 

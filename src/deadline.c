@@ -33,8 +33,7 @@
 static TimeoutId timeout = MAX_TIMEOUTS;	/* until registered */
 static bool armed = false;
 static int	limit;				/* ms */
-static volatile sig_atomic_t passed = false;
-static volatile sig_atomic_t cancellations;
+static volatile sig_atomic_t cancellations = 0;	/* since it has passed */
 static volatile sig_atomic_t locked_out = false;	/* it was waiting for a lock */
 
 static void deadline_handler(void);
@@ -47,8 +46,8 @@ void
 cqrs_deadline_begin(int ms)
 {
 	Assert(!armed);
-	passed = locked_out = false;
 	cancellations = 0;
+	locked_out = false;
 	if (ms == 0)
 		return;
 	if (timeout == MAX_TIMEOUTS)
@@ -74,7 +73,7 @@ cqrs_deadline_end(void)
 		return;
 	disable_timeout(timeout, false);
 	armed = false;
-	if (passed)
+	if (cancellations > 0)
 		QueryCancelPending = false;
 }
 
@@ -86,7 +85,7 @@ cqrs_deadline_end(void)
 void
 cqrs_deadline_explain(ErrorData *error, const char *projection)
 {
-	if (!passed || error->sqlerrcode != ERRCODE_QUERY_CANCELED)
+	if (cancellations == 0 || error->sqlerrcode != ERRCODE_QUERY_CANCELED)
 		return;
 	if (locked_out)
 	{
@@ -105,7 +104,6 @@ cqrs_deadline_explain(ErrorData *error, const char *projection)
 static void
 deadline_handler(void)
 {
-	passed = true;
 	locked_out = MyProc->waitStatus == PROC_WAIT_STATUS_WAITING;
 	InterruptPending = true;
 	QueryCancelPending = true;

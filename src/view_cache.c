@@ -39,6 +39,7 @@ static uint64 type_changes = 0;
 static bool view_is_filtered_so(const CqrsMaintained *maintained, const CqrsProjection *projection);
 static void views_sweep(void);
 static void view_forget(CqrsMaintained *maintained);
+static void view_clear(CqrsMaintained *maintained);
 static void view_make(CqrsMaintained *maintained, const CqrsProjection *projection);
 static void view_make_queries(CqrsMaintained *maintained, CqrsQuery *batches,
 							  CqrsQuery (*ranges)[2], bool tell);
@@ -68,18 +69,18 @@ cqrs_view_cache_get(const CqrsProjection *projection)
 
 	/* before anything can throw: whoever finds it next takes it for one that was made */
 	if (!found)
-		memset(&maintained->valid, 0, sizeof(CqrsMaintained) - offsetof(CqrsMaintained, valid));
-	if (found && maintained->context != NULL &&
+		view_clear(maintained);
+	if (maintained->context != NULL &&
 		(!maintained->valid || maintained->tables.read_table != projection->tables[0] ||
 		 strcmp(maintained->query, projection->query) != 0 ||
 		 !view_is_filtered_so(maintained, projection)))
 		view_forget(maintained);
-	if (!found || maintained->context == NULL)
+	if (maintained->context == NULL)
 	{
 		cqrs_settings_put(&projection->settings);
 		if (!found)
 			views_sweep();
-		memset(&maintained->valid, 0, sizeof(CqrsMaintained) - offsetof(CqrsMaintained, valid));
+		view_clear(maintained);
 		view_make(maintained, projection);
 		maintained->checked = changes;
 	}
@@ -164,6 +165,13 @@ view_forget(CqrsMaintained *maintained)
 		}
 	MemoryContextDelete(maintained->context);
 	maintained->context = NULL;
+}
+
+/* Leave nothing but the hash key. */
+static void
+view_clear(CqrsMaintained *maintained)
+{
+	memset(&maintained->valid, 0, sizeof(CqrsMaintained) - offsetof(CqrsMaintained, valid));
 }
 
 /* Parse the query and make the statements. After an error there is nothing. */

@@ -61,8 +61,7 @@ sub fill
 {
 	foreach my $length (7000, 1000, 10)
 	{
-		my ($error) = (0);
-		$error = $node->psql('postgres', "SELECT pg_notify('other', repeat('x', $length))") until $error;
+		1 while $node->psql('postgres', "SELECT pg_notify('other', repeat('x', $length))") == 0;
 	}
 	return;
 }
