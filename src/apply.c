@@ -100,6 +100,7 @@ apply_keys(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applied, b
 	MemoryContext old = MemoryContextSwitchTo(batch->context);
 	const CqrsHandlerKind *kind = cqrs_handler_kind(projection);
 	CqrsEvent **events = applied->events;
+	const CqrsKey *key = NULL;
 	CqrsUserContext user;
 	ErrorContextCallback callback = {
 		.previous = error_context_stack,
@@ -118,13 +119,14 @@ apply_keys(CqrsProjection *projection, CqrsBatch *batch, CqrsApplied *applied, b
 		memcpy(events, applied->events, applied->nevents * sizeof(CqrsEvent *));
 		applied->nkeys = kind->narrow(projection, events, applied->nevents, batch->desc);
 	}
+	if (!as_hashes)
+		key = cqrs_projection_key(projection);
 	cqrs_handler_blame_events();
 	applied->keyed = events;
 	if (as_hashes)
 		applied->hashes = kind->hash_keys(projection, events, applied->nkeys, batch->desc);
 	else
-		applied->keys = cqrs_event_keys(cqrs_projection_key(projection), events,
-										applied->nkeys, batch->desc);
+		applied->keys = cqrs_event_keys(key, events, applied->nkeys, batch->desc);
 	cqrs_query_leave_user(&user);
 	error_context_stack = callback.previous;
 	MemoryContextSwitchTo(old);

@@ -11,9 +11,9 @@
  * trigger with a transition table also keeps the table from becoming a partition
  * or a child.
  *
- * All rows are cached in this process, see table_cache.c. What an expression means
- * may change with an attached table, or with functions and types, so that makes the
- * cache stale, too.
+ * All rows are cached in this process, see table_cache.c. What an expression means, and
+ * whether it is its owner's to run, may change with an attached table, or with
+ * functions, types and roles, so that makes the cache stale, too.
  */
 #include "postgres.h"
 
@@ -68,6 +68,7 @@ cqrs_attachment_init(void)
 	cqrs_table_cache_init(&attachments);
 	CacheRegisterSyscacheCallback(PROCOID, attachments_syscache_callback, (Datum) 0);
 	CacheRegisterSyscacheCallback(TYPEOID, attachments_syscache_callback, (Datum) 0);
+	CacheRegisterSyscacheCallback(AUTHOID, attachments_syscache_callback, (Datum) 0);
 }
 
 /* A row of cqrs.attachment was changed by the current statement: tell all processes. */

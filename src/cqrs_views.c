@@ -17,6 +17,7 @@
 #include "cqrs_views.h"
 #include "era.h"
 #include "follow.h"
+#include "function.h"
 #include "guc.h"
 #include "handler.h"
 #include "handler_batch.h"
@@ -40,13 +41,13 @@ _PG_init(void)
 	cqrs_guc_define();
 	cqrs_catalog_init();
 	cqrs_session_init();
+	cqrs_function_init();
 	cqrs_era_init();
 	cqrs_outbox_init();
 	cqrs_read_table_init();
 	cqrs_projection_init();
 	cqrs_attachment_init();
 	cqrs_arrival_init();
-	cqrs_handler_init();
 
 	/* in the order in which they are looked for: for each single event, where a view is inline */
 	cqrs_handler_register(&cqrs_handler_view_kind);

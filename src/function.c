@@ -16,6 +16,7 @@
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "utils/builtins.h"
+#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/regproc.h"
 #include "utils/syscache.h"
@@ -30,10 +31,44 @@ typedef struct OwnersCheck
 	const char *whose;
 } OwnersCheck;
 
+/* count changes that this process heard of */
+static uint64 function_changes = 1;
+static uint64 type_changes = 1;
+
+static void changes_callback(Datum count, int cacheid, uint32 hashvalue);
 static bool owners_walker(Node *node, void *context);
 static bool owners_function(Oid function, void *context);
 static Oid	made_type(Node *node);
+static Oid	underlying_type(Oid domain);
 static List *note_type(List *types, Oid type);
+
+/* Called once per process, from _PG_init. */
+void
+cqrs_function_init(void)
+{
+	CacheRegisterSyscacheCallback(PROCOID, changes_callback, PointerGetDatum(&function_changes));
+	CacheRegisterSyscacheCallback(AUTHOID, changes_callback, PointerGetDatum(&function_changes));
+	CacheRegisterSyscacheCallback(AUTHMEMMEMROLE, changes_callback,
+								  PointerGetDatum(&function_changes));
+	CacheRegisterSyscacheCallback(TYPEOID, changes_callback, PointerGetDatum(&type_changes));
+}
+
+/*
+ * A count that rises whenever a function or a role may have changed: what was
+ * checked at the same count need not be checked again.
+ */
+uint64
+cqrs_function_changes(void)
+{
+	return function_changes;
+}
+
+/* The same for types, which tables have, too: temporary ones make it rise often. */
+uint64
+cqrs_function_type_changes(void)
+{
+	return type_changes;
+}
 
 /*
  * Is it neither an aggregate, a window function nor a procedure, and returns one
@@ -135,6 +170,12 @@ cqrs_function_note_types(List *types, Node *node)
 	return note_type(types, made_type(node));
 }
 
+static void
+changes_callback(Datum count, int cacheid, uint32 hashvalue)
+{
+	++*(uint64 *) DatumGetPointer(count);
+}
+
 static bool
 owners_walker(Node *node, void *context)
 {
@@ -178,10 +219,27 @@ made_type(Node *node)
 		case T_ArrayCoerceExpr:
 		case T_ConvertRowtypeExpr:
 		case T_RelabelType:
+#if PG_VERSION_NUM >= 170000
+		case T_JsonExpr:
+#endif
 			return exprType(node);
 		default:
 			return InvalidOid;
 	}
+}
+
+/* The type that a domain is declared over, which may be a domain itself. */
+static Oid
+underlying_type(Oid domain)
+{
+	HeapTuple	tuple = SearchSysCache1(TYPEOID, ObjectIdGetDatum(domain));
+	Oid			result;
+
+	if (!HeapTupleIsValid(tuple))
+		elog(ERROR, "cache lookup failed for type %u", domain);
+	result = ((Form_pg_type) GETSTRUCT(tuple))->typbasetype;
+	ReleaseSysCache(tuple);
+	return result;
 }
 
 static List *
@@ -198,7 +256,7 @@ note_type(List *types, Oid type)
 	switch (get_typtype(type))
 	{
 		case TYPTYPE_DOMAIN:
-			return note_type(types, getBaseType(type));
+			return note_type(types, underlying_type(type));
 		case TYPTYPE_RANGE:
 			return note_type(types, get_range_subtype(type));
 		case TYPTYPE_MULTIRANGE:

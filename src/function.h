@@ -7,6 +7,9 @@
 
 #include "nodes/pg_list.h"
 
+extern void cqrs_function_init(void);
+extern uint64 cqrs_function_changes(void);
+extern uint64 cqrs_function_type_changes(void);
 extern bool cqrs_function_is_plain(Oid function);
 extern void cqrs_function_touch(Oid function);
 extern void cqrs_function_check_owner(Oid function, Oid role, const char *message);

@@ -16,7 +16,6 @@
 #include "parser/parse_func.h"
 #include "utils/acl.h"
 #include "utils/builtins.h"
-#include "utils/inval.h"
 #include "utils/lsyscache.h"
 #include "utils/memutils.h"
 #include "utils/regproc.h"
@@ -39,21 +38,8 @@ static int	nkinds = 0;
 static bool running = false;
 static int	failed_at = -1;
 
-/* counts changes of functions and roles that this process heard of */
-static uint64 catalog_changes = 1;
-
-static void handler_catalog_callback(Datum arg, int cacheid, uint32 hashvalue);
 static Oid	handler_resolve(CqrsProjection *projection);
 static void handler_error_callback(void *arg);
-
-/* Called once per process, from _PG_init. */
-void
-cqrs_handler_init(void)
-{
-	CacheRegisterSyscacheCallback(PROCOID, handler_catalog_callback, (Datum) 0);
-	CacheRegisterSyscacheCallback(AUTHOID, handler_catalog_callback, (Datum) 0);
-	CacheRegisterSyscacheCallback(AUTHMEMMEMROLE, handler_catalog_callback, (Datum) 0);
-}
 
 void
 cqrs_handler_register(const CqrsHandlerKind *kind)
@@ -122,16 +108,6 @@ cqrs_handler_check_tables(Oid function, const Oid *read_tables, int nread_tables
 		kind->check(function, read_tables, nread_tables);
 }
 
-/*
- * A count that rises whenever a function or a role may have changed: what was
- * checked at the same count need not be checked again.
- */
-uint64
-cqrs_handler_catalog_changes(void)
-{
-	return catalog_changes;
-}
-
 /* The kind that a projection was created with. */
 const CqrsHandlerKind *
 cqrs_handler_kind(const CqrsProjection *projection)
@@ -171,7 +147,7 @@ cqrs_handler_find(const CqrsProjection *projection)
 static Oid
 handler_resolve(CqrsProjection *projection)
 {
-	uint64		changes = catalog_changes;
+	uint64		changes = cqrs_function_changes();
 	Oid			function;
 
 	if (projection->handler_checked == changes)
@@ -257,12 +233,6 @@ int
 cqrs_handler_failed_at(void)
 {
 	return failed_at;
-}
-
-static void
-handler_catalog_callback(Datum arg, int cacheid, uint32 hashvalue)
-{
-	catalog_changes++;
 }
 
 static void

@@ -79,14 +79,12 @@ typedef struct CqrsHandlerKind
 						   TupleDesc desc);
 } CqrsHandlerKind;
 
-extern void cqrs_handler_init(void);
 extern void cqrs_handler_register(const CqrsHandlerKind *kind);
 extern const CqrsHandlerKind *cqrs_handler_classify(Oid function);
 extern const char *cqrs_handler_signature(Oid function);
 extern void cqrs_handler_check_execute(Oid function, Oid role);
 extern void cqrs_handler_check_rights(Oid function, Oid owner);
 extern void cqrs_handler_check_tables(Oid function, const Oid *read_tables, int nread_tables);
-extern uint64 cqrs_handler_catalog_changes(void);
 extern Oid	cqrs_handler_find(const CqrsProjection *projection);
 extern const CqrsHandlerKind *cqrs_handler_kind(const CqrsProjection *projection);
 extern void cqrs_handler_call(CqrsHandlerCall *call);

@@ -26,6 +26,7 @@
 #include "utils/timestamp.h"
 
 #include "era.h"
+#include "function.h"
 #include "projection.h"
 #include "query.h"
 #include "table_cache.h"
@@ -145,22 +146,39 @@ cqrs_projection_wants(const CqrsProjection *projection, const CqrsEvent *event,
 		filter_matches(&projection->sources, event, desc, CQRS_EVENT_SOURCE);
 }
 
-/* The parsed key; parses it, so call it as the projection's owner. */
+/*
+ * The parsed key; parses it, so call it as the projection's owner. Like a handler, it
+ * is checked again whenever a function, a type or a role has changed, since it may no
+ * longer be the owner's to run.
+ */
 const CqrsKey *
 cqrs_projection_key(CqrsProjection *projection)
 {
-	if (projection->key == NULL)
-	{
-		CqrsKey    *parsed = cqrs_event_key_parse(projection->key_expression);
-		MemoryContext old = MemoryContextSwitchTo(projection->context);
-		CqrsKey    *key = palloc(sizeof(CqrsKey));
+	uint64		changes = cqrs_function_changes();
+	uint64		type_changes = cqrs_function_type_changes();
+	CqrsKey    *key = projection->key;
+	CqrsKey    *parsed;
+	MemoryContext old;
 
+	/* a column calls nothing */
+	if (key != NULL &&
+		(key->column != 0 ||
+		 (projection->key_checked == changes && projection->key_types_checked == type_changes)))
+		return key;
+
+	parsed = cqrs_event_key_parse(projection->key_expression);
+	if (key == NULL || !equal(parsed->expr, key->expr))
+	{
+		old = MemoryContextSwitchTo(projection->context);
+		key = palloc(sizeof(CqrsKey));
 		key->column = parsed->column;
 		key->expr = copyObject(parsed->expr);
-		projection->key = key;
 		MemoryContextSwitchTo(old);
 	}
-	return projection->key;
+	projection->key = key;
+	projection->key_checked = changes;
+	projection->key_types_checked = type_changes;
+	return key;
 }
 
 /* Do publishers apply their events themselves? */

@@ -54,7 +54,8 @@ typedef struct CqrsFilter
 /*
  * A row of cqrs.registry. Those that the functions below return are the cache's:
  * read-only, and valid until the end of the current top-level transaction, even
- * if the projection changes meanwhile. "key" is parsed on first use.
+ * if the projection changes meanwhile. The key is parsed on first
+ * use, and again when a function or type of it may have changed.
  */
 typedef struct CqrsProjection
 {
@@ -64,7 +65,7 @@ typedef struct CqrsProjection
 	char	   *kind;
 	char	   *handler;		/* its signature, with schemas; NULL for a view */
 	Oid			handler_oid;	/* resolved and checked by handler.c, */
-	uint64		handler_checked;	/* at this count of catalog changes */
+	uint64		handler_checked;	/* at this count of functions' changes */
 	uint64		rights_checked;	/* by apply.c, at cqrs_catalog_rights_changes */
 	char	   *query;			/* of a view; NULL = it has a handler */
 	Oid		   *tables;			/* that it writes to: its read tables, then */
@@ -76,7 +77,9 @@ typedef struct CqrsProjection
 	CqrsFilter	aggregate_types;
 	CqrsFilter	sources;
 	char	   *key_expression;
-	CqrsKey    *key;
+	CqrsKey    *key;			/* NULL = not parsed yet */
+	uint64		key_checked;	/* its functions, at this count of their changes, */
+	uint64		key_types_checked;	/* and its types, at this one */
 	char	   *on_error;
 	CqrsNotify	notify;
 	int			batch_size;		/* 0 = cqrs_views.batch_size */

@@ -16,6 +16,7 @@
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 
+#include "function.h"
 #include "handler.h"
 #include "outbox_range.h"
 #include "read_table.h"
@@ -33,9 +34,6 @@
 
 static HTAB *views = NULL;
 
-/* counts changes of types that this process heard of */
-static uint64 type_changes = 0;
-
 static bool view_is_filtered_so(const CqrsMaintained *maintained, const CqrsProjection *projection);
 static void views_sweep(void);
 static void view_forget(CqrsMaintained *maintained);
@@ -45,7 +43,6 @@ static void view_make_queries(CqrsMaintained *maintained, CqrsQuery *batches,
 							  CqrsQuery (*ranges)[2], bool tell);
 static void view_relcache_callback(Datum arg, Oid relid);
 static void view_syscache_callback(Datum arg, int cacheid, uint32 hashvalue);
-static void view_type_callback(Datum arg, int cacheid, uint32 hashvalue);
 
 /* Called once per process, from _PG_init. */
 void
@@ -56,14 +53,14 @@ cqrs_view_cache_init(void)
 	views = hash_create("cqrs_views views", 16, &info, HASH_ELEM | HASH_BLOBS);
 	CacheRegisterRelcacheCallback(view_relcache_callback, (Datum) 0);
 	CacheRegisterSyscacheCallback(NAMESPACEOID, view_syscache_callback, (Datum) 0);
-	CacheRegisterSyscacheCallback(TYPEOID, view_type_callback, (Datum) 0);
 }
 
 /* The projection's view, parsed and checked as its owner, who is the current user. */
 CqrsMaintained *
 cqrs_view_cache_get(const CqrsProjection *projection)
 {
-	uint64		changes = cqrs_handler_catalog_changes();
+	uint64		changes = cqrs_function_changes();
+	uint64		type_changes = cqrs_function_type_changes();
 	bool		found;
 	CqrsMaintained *maintained = hash_search(views, &projection->id, HASH_ENTER, &found);
 
@@ -285,10 +282,4 @@ static void
 view_syscache_callback(Datum arg, int cacheid, uint32 hashvalue)
 {
 	view_relcache_callback(arg, InvalidOid);
-}
-
-static void
-view_type_callback(Datum arg, int cacheid, uint32 hashvalue)
-{
-	type_changes++;
 }

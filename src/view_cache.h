@@ -26,7 +26,7 @@ typedef struct CqrsMaintained
 	char	   *query;			/* what it was made from */
 	CqrsViewTables tables;
 	bool		filtered[CQRS_VIEW_NFILTERS];	/* by event_types, aggregate_types, sources */
-	uint64		checked;		/* the functions, at this count of catalog changes */
+	uint64		checked;		/* the functions, at this count of their changes */
 	uint64		types_checked;	/* the types, at this count of their changes */
 	MemoryContext context;		/* of all that is below */
 	CqrsView   *view;
