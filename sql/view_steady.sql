@@ -13,6 +13,13 @@ SELECT cqrs.create_view('texts', $$
 	       max((1.0::float8 / 3 * event_type::text::"char"::int)::text) AS ratio, max(convert_to(event_type, 'UTF8')::text) AS bytes,
 	       max(timezone('IST', occurred_at)) AS ist, max(array_to_string(ARRAY['a', NULL], ',')) AS list
 	FROM events GROUP BY 1 $$, mode => 'inline');
+-- and, in newer versions, with the name of a time zone
+SELECT cqrs.create_view('zones', format('SELECT aggregate_id AS id, max(%s) AS month, max(%s) AS day FROM events GROUP BY 1',
+	CASE WHEN v < 160000 THEN 'timestamptz ''2026-02-28 20:00+00'''
+	ELSE 'date_subtract(timestamptz ''2026-01-30 20:00+00'', interval ''-1 month'', coalesce(payload->>''zone'', ''IST''))' END,
+	CASE WHEN v < 180000 THEN 'timestamptz ''2026-02-01 22:00+00'''
+	ELSE 'date_trunc(''day'', timestamptz ''2026-02-02 20:00+00'', coalesce(payload->>''zone'', ''IST''))' END), mode => 'inline')
+FROM CAST(current_setting('server_version_num') AS int) AS v;
 RESET search_path;
 
 -- publishers get in nothing of their own
@@ -49,6 +56,7 @@ RESET ALL;
 \set SHOW_CONTEXT never
 TABLE app.totals;
 TABLE app.texts;
+TABLE app.zones;
 TABLE trap.totals;
 CALL cqrs.rebuild_projection('texts', online => false);
 TABLE app.texts;
@@ -100,7 +108,7 @@ SELECT pg_temp.publish('a', 'not a number');
 \set SHOW_CONTEXT never
 SELECT id, n, total, largest FROM app.totals ORDER BY id;
 
-SELECT cqrs.drop_projection('totals', drop_read_tables => true), cqrs.drop_projection('texts', drop_read_tables => true);
+SELECT cqrs.drop_projection('totals', drop_read_tables => true), cqrs.drop_projection('texts', drop_read_tables => true), cqrs.drop_projection('zones', drop_read_tables => true);
 SET client_min_messages = warning;
 DROP SCHEMA app CASCADE;
 DROP SCHEMA trap CASCADE;

@@ -88,6 +88,19 @@
 #define COMPARE_LT BTLessStrategyNumber
 #endif
 
+/* 16 adds and subtracts in a time zone; before, no function has these OIDs */
+#if PG_VERSION_NUM < 160000
+#define F_DATE_ADD_TIMESTAMPTZ_INTERVAL_TEXT 6222
+#define F_DATE_SUBTRACT_TIMESTAMPTZ_INTERVAL_TEXT 6273
+#endif
+
+/* 17 has SQL/JSON's functions that query */
+#if PG_VERSION_NUM >= 170000
+#define cqrs_compat_is_json_query(node) IsA(node, JsonExpr)
+#else
+#define cqrs_compat_is_json_query(node) false
+#endif
+
 /* 18 no longer asks whether it is the only run */
 #if PG_VERSION_NUM >= 180000
 #define cqrs_compat_executor_run(desc) ExecutorRun(desc, ForwardScanDirection, 0)

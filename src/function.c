@@ -22,6 +22,7 @@
 #include "utils/syscache.h"
 #include "utils/typcache.h"
 
+#include "compat.h"
 #include "function.h"
 
 /* of an expression: whose functions and types it may have, and what to call him */
@@ -219,12 +220,9 @@ made_type(Node *node)
 		case T_ArrayCoerceExpr:
 		case T_ConvertRowtypeExpr:
 		case T_RelabelType:
-#if PG_VERSION_NUM >= 170000
-		case T_JsonExpr:
-#endif
 			return exprType(node);
 		default:
-			return InvalidOid;
+			return cqrs_compat_is_json_query(node) ? exprType(node) : InvalidOid;
 	}
 }
 

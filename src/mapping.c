@@ -75,8 +75,6 @@ typedef struct Evaluation
 static const CqrsMapping *mapping_of(CqrsAttachment *attachment);
 static void mapping_check_columns(const CqrsAttachment *attachment);
 static Expr *mapping_parse_entry(Relation rel, int entry, const char *text, CqrsMapping *mapping);
-static bool find_unsteady(Node *node, void *context);
-static bool function_is_unsteady(Oid function, void *context);
 static void evaluation_run(Evaluation *evaluation, int nrows);
 static void evaluation_prepare(Evaluation *evaluation);
 static ErrorData *evaluation_try(Evaluation *evaluation, int first, int nrows);
@@ -225,7 +223,7 @@ mapping_of(CqrsAttachment *attachment)
 		if (texts[i] == NULL)
 			continue;
 		expr = mapping_parse_entry(rel, i, texts[i], mapping);
-		if (find_unsteady((Node *) expr, NULL) || contain_mutable_functions((Node *) expr))
+		if (!cqrs_steady_is_expression((Node *) expr))
 			mapping->plain = false;
 		expr = expression_planner(expr);
 		old = MemoryContextSwitchTo(attachment->context);
@@ -303,28 +301,6 @@ mapping_parse_entry(Relation rel, int entry, const char *text, CqrsMapping *mapp
 				 errmsg("%s of type %s has no order", use.what,
 						format_type_be(exprType((Node *) expr)))));
 	return expr;
-}
-
-/*
- * Does an expression call functions that users made, or to which a setting may matter?
- * Whatever a domain checks counts.
- */
-static bool
-find_unsteady(Node *node, void *context)
-{
-	if (node == NULL)
-		return false;
-	if (IsA(node, CoerceToDomain))
-		return true;
-	if (check_functions_in_node(node, function_is_unsteady, context))
-		return true;
-	return expression_tree_walker(node, find_unsteady, context);
-}
-
-static bool
-function_is_unsteady(Oid function, void *context)
-{
-	return !cqrs_steady_is_function(function);
 }
 
 /* ----------------------------------------------------------- evaluation */

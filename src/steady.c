@@ -201,28 +201,11 @@ cqrs_steady_doubt(CqrsQuery *query)
 	query->judged = 0;
 }
 
-/*
- * Is a function PostgreSQL's own, and immutable under whatever settings, but for those
- * that settings.c gives fixed values? Some that are called so do depend on another: on
- * the time zone, on abbreviations of such, on the search_path in which a conversion is
- * looked for.
- */
+/* Does an analysed expression mean the same under all settings, but for the fixed ones? */
 bool
-cqrs_steady_is_function(Oid function)
+cqrs_steady_is_expression(Node *expression)
 {
-	switch (function)
-	{
-		case F_AGE_TIMESTAMPTZ_TIMESTAMPTZ:
-		case F_CONVERT:
-		case F_CONVERT_FROM:
-		case F_CONVERT_TO:
-		case F_TIMEZONE_TEXT_TIMESTAMP:
-		case F_TIMEZONE_TEXT_TIMESTAMPTZ:
-			return false;
-		default:
-			return function < FirstGenbkiObjectId && function_is_internal(function) &&
-				func_volatile(function) == PROVOLATILE_IMMUTABLE;
-	}
+	return !node_is_unsteady(expression, NULL);
 }
 
 static CachedPlanSource *
@@ -273,6 +256,11 @@ node_is_unsteady(Node *node, void *context)
 		case T_SubLink:
 		case T_CaseWhen:
 			break;
+		case T_RowExpr:
+			/* it is of its columns' types */
+			if (((RowExpr *) node)->row_typeid != RECORDOID)
+				return true;
+			break;
 		case T_Var:
 		case T_Const:
 		case T_Param:
@@ -283,6 +271,7 @@ node_is_unsteady(Node *node, void *context)
 		case T_ScalarArrayOpExpr:
 		case T_BoolExpr:
 		case T_RelabelType:
+		case T_CollateExpr:
 		case T_CoerceViaIO:
 		case T_CaseExpr:
 		case T_CaseTestExpr:
@@ -330,10 +319,31 @@ conflict_is_unsteady(OnConflictExpr *conflict)
 }
 
 /* For check_functions_in_node. */
+/*
+ * Is a function not PostgreSQL's own, or not immutable under whatever settings, but for
+ * those that settings.c gives fixed values? Some that are called so do depend on
+ * another: on the time zone, on abbreviations of such, on the search_path in which a
+ * conversion is looked for.
+ */
 static bool
 function_is_unsteady(Oid function, void *context)
 {
-	return !cqrs_steady_is_function(function);
+	switch (function)
+	{
+		case F_AGE_TIMESTAMPTZ_TIMESTAMPTZ:
+		case F_CONVERT:
+		case F_CONVERT_FROM:
+		case F_CONVERT_TO:
+		case F_DATE_ADD_TIMESTAMPTZ_INTERVAL_TEXT:
+		case F_DATE_SUBTRACT_TIMESTAMPTZ_INTERVAL_TEXT:
+		case F_DATE_TRUNC_TEXT_TIMESTAMPTZ_TEXT:
+		case F_TIMEZONE_TEXT_TIMESTAMP:
+		case F_TIMEZONE_TEXT_TIMESTAMPTZ:
+			return true;
+		default:
+			return function >= FirstGenbkiObjectId || !function_is_internal(function) ||
+				func_volatile(function) != PROVOLATILE_IMMUTABLE;
+	}
 }
 
 /* Is it written in C? Some of PostgreSQL's own are in SQL, and keep what they have begun. */

@@ -12,6 +12,6 @@ extern bool cqrs_steady_run(CqrsQuery *query, const Datum *args, const char *nul
 							CqrsRowFn row_fn, void *arg);
 extern void cqrs_steady_judge(CqrsQuery *query);
 extern void cqrs_steady_doubt(CqrsQuery *query);
-extern bool cqrs_steady_is_function(Oid function);
+extern bool cqrs_steady_is_expression(Node *expression);
 
 #endif							/* CQRS_STEADY_H */
