@@ -51,6 +51,19 @@ SHOW max_parallel_workers_per_gather;
 RESET max_parallel_workers_per_gather;
 SELECT cqrs.drop_projection('gathers', drop_read_tables => true);
 
+-- a session that quotes all names keeps them as they are, and changes none
+SET quote_all_identifiers = on;
+SET default_text_search_config = 'simple';
+CREATE TABLE quoted (id text);
+CREATE FUNCTION on_quoted(e cqrs.event) RETURNS void LANGUAGE sql AS 'INSERT INTO app.quoted VALUES (e.aggregate_id)';
+SELECT cqrs.create_projection('quoted', 'on_quoted(cqrs.event)', '{quoted}', start_at => 'now');
+CREATE TABLE unrelated (id text);
+TABLE kept;
+SELECT handler FROM cqrs.registry;
+SELECT cqrs.drop_projection('quoted', drop_read_tables => true);
+DROP TABLE unrelated;
+RESET quote_all_identifiers;
+
 -- a new name
 ALTER TEXT SEARCH CONFIGURATION config.ours RENAME TO "Ours";
 TABLE kept;

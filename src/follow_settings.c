@@ -19,6 +19,7 @@
 static const char *setting_of(const CqrsSettings *settings, const char *name);
 static List *path_names(const char *path);
 static char *path_now(const CqrsNotedSettings *noted);
+static const char *configuration_now(const CqrsNotedSettings *noted);
 
 /* Note what kept settings name now, in the current memory context. */
 void
@@ -30,18 +31,16 @@ cqrs_follow_settings_note(CqrsNotedSettings *noted, const CqrsSettings *settings
 	noted->schemas = NIL;
 	foreach(lc, path_names(noted->path))
 		noted->schemas = lappend_oid(noted->schemas, get_namespace_oid(lfirst(lc), true));
-	noted->configuration = pstrdup(setting_of(settings, CQRS_SETTINGS_CONFIGURATION));
-	noted->configuration_id = cqrs_settings_configuration_find(noted->configuration);
+	noted->configuration_id =
+		cqrs_settings_configuration_find(setting_of(settings, CQRS_SETTINGS_CONFIGURATION));
+	noted->configuration = cqrs_settings_configuration_name(noted->configuration_id);
 }
 
 /* Has anything of that another name now? */
 bool
 cqrs_follow_settings_differ(const CqrsNotedSettings *noted)
 {
-	const char *configuration = cqrs_settings_configuration_name(noted->configuration_id);
-
-	return (configuration != NULL && strcmp(configuration, noted->configuration) != 0) ||
-		strcmp(path_now(noted), noted->path) != 0;
+	return path_now(noted) != NULL || configuration_now(noted) != NULL;
 }
 
 /* What that makes of the settings that are kept by now, a list of CqrsSettingChange. */
@@ -50,7 +49,7 @@ cqrs_follow_settings_changes(const CqrsNotedSettings *noted, const CqrsSettings 
 {
 	const CqrsSettingChange now[] = {
 		{"search_path", path_now(noted)},
-		{CQRS_SETTINGS_CONFIGURATION, cqrs_settings_configuration_name(noted->configuration_id)}
+		{CQRS_SETTINGS_CONFIGURATION, configuration_now(noted)}
 	};
 	List	   *changes = NIL;
 
@@ -86,7 +85,7 @@ path_names(const char *path)
 	return names;
 }
 
-/* The search_path that was noted, with the schemas' names of now. */
+/* The search_path that was noted, with the schemas' names of now; NULL where it is the same. */
 static char *
 path_now(const CqrsNotedSettings *noted)
 {
@@ -105,5 +104,14 @@ path_now(const CqrsNotedSettings *noted)
 		appendStringInfo(&result, "%s%s", result.len > 0 ? ", " : "",
 						 quote_identifier(now != NULL ? now : lfirst(name)));
 	}
-	return changed ? result.data : noted->path;
+	return changed ? result.data : NULL;
+}
+
+/* The name of the configuration now; NULL where it is the same, or none. */
+static const char *
+configuration_now(const CqrsNotedSettings *noted)
+{
+	const char *now = cqrs_settings_configuration_name(noted->configuration_id);
+
+	return now == NULL || strcmp(now, noted->configuration) == 0 ? NULL : now;
 }

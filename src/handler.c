@@ -25,6 +25,7 @@
 #include "compat.h"
 #include "function.h"
 #include "handler.h"
+#include "settings.h"
 
 #define MAX_KINDS 5
 
@@ -66,11 +67,18 @@ cqrs_handler_classify(Oid function)
 					 "f(T, cqrs.event) RETURNS T, T the row type of the one read table, a reducer, called for each event with the row of its key.")));
 }
 
-/* The form that a handler is stored in: its signature, with all schemas. */
+/*
+ * The form that a handler is stored in: its signature, with all schemas, and with no
+ * more quotes than it needs.
+ */
 const char *
 cqrs_handler_signature(Oid function)
 {
-	return format_procedure_qualified(function);
+	int			nest_level = cqrs_settings_enter_fixed();
+	const char *signature = format_procedure_qualified(function);
+
+	cqrs_settings_leave_fixed(nest_level);
+	return signature;
 }
 
 /* Throw unless a role may call the function. */

@@ -61,6 +61,7 @@ cqrs_settings_save(void)
 		"lc_time", CQRS_SETTINGS_CONFIGURATION
 	};
 	Datum		elements[lengthof(names)];
+	int			nest_level = cqrs_settings_enter_fixed();	/* quotes names as little as may be */
 
 	for (int i = 0; i < lengthof(names); i++)
 	{
@@ -74,6 +75,7 @@ cqrs_settings_save(void)
 			value = STAND_IN_CONFIGURATION;
 		elements[i] = CStringGetTextDatum(psprintf("%s=%s", names[i], value));
 	}
+	cqrs_settings_leave_fixed(nest_level);
 	return PointerGetDatum(construct_array(elements, lengthof(names), TEXTOID, -1, false,
 										   TYPALIGN_INT));
 }
