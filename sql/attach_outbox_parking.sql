@@ -103,8 +103,53 @@ SELECT cqrs.detach_outbox('unread');
 SELECT cqrs.attach_outbox('unread', 'unread', 'mapping', '{"event_id": "id", "aggregate_type": "''T''", "aggregate_id": "who", "event_type": "''E''", "payload": "body"}');
 SELECT key, reason, sqlstate, attempts FROM cqrs.source_dead_letter WHERE source = 'unread' ORDER BY number;
 SELECT aggregate_id FROM cqrs.outbox WHERE source = 'unread';
-SELECT cqrs.discard_source_dead_letters('unread', 'zero') + cqrs.discard_source_dead_letters('unread', 'half') AS discarded;
 SELECT cqrs.detach_outbox('unread');
+SELECT cqrs.attach_outbox('unread', 'unread', 'mapping', '{"event_id": "id", "aggregate_type": "''T''", "aggregate_id": "who", "event_type": "''E''", "payload": "replace(body::text, E''\\\\u0000'', ''zero'')"}');
+SELECT cqrs.retry_source_dead_letters('unread', 'zero');
+SELECT payload FROM cqrs.outbox WHERE source = 'unread' AND aggregate_id = 'zero';
+SELECT cqrs.discard_source_dead_letters('unread', 'half');
+SELECT cqrs.detach_outbox('unread');
+
+-- columns that changed meanwhile: a value comes back by its text, whatever the type is; what was added has its default; nothing is lost under another name
+CREATE TABLE turned (id text, who text, body text, extra json, gone int);
+CREATE FUNCTION turned(payload text) RETURNS bigint LANGUAGE sql AS $$ SELECT cqrs.attach_outbox('turned', 'turned', 'mapping', jsonb_build_object('event_id', 'id', 'aggregate_type', '''T''', 'aggregate_id', 'who', 'event_type', '''E''', 'payload', payload), 'leave') $$;
+SELECT turned('body::jsonb || (who || ''!'')::jsonb');
+INSERT INTO turned VALUES ('t1', 'a', '{"n": 1}', '"x"', 1), ('t2', 'b', '{"n": 2}', NULL, 2);
+SELECT cqrs.detach_outbox('turned');
+TRUNCATE turned;
+ALTER TABLE turned ALTER body TYPE jsonb USING NULL, ALTER extra TYPE text, DROP gone;
+ALTER TABLE turned ADD added int DEFAULT 7;
+SELECT turned('jsonb_build_object(''body'', body, ''extra'', extra)');
+SELECT cqrs.retry_source_dead_letters('turned', 'a');
+SELECT cqrs.detach_outbox('turned');
+ALTER TABLE turned RENAME body TO content;
+SELECT turned('content');
+SELECT cqrs.retry_source_dead_letters('turned');
+SELECT key, reason, sqlstate, message FROM cqrs.source_dead_letter WHERE source = 'turned';
+SELECT cqrs.detach_outbox('turned');
+ALTER TABLE turned ADD body jsonb, ADD gone int;
+SELECT turned('jsonb_build_object(''body'', coalesce(content, body), ''added'', added)');
+SELECT cqrs.retry_source_dead_letters('turned');
+SELECT aggregate_id, payload FROM cqrs.outbox WHERE source = 'turned' ORDER BY position;
+SELECT cqrs.detach_outbox('turned');
+
+-- a trigger on the outbox that tries them again itself makes nothing an event twice
+CREATE FUNCTION again() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM cqrs.retry_source_dead_letters('attach_parking.again'); RETURN NULL; END $$;
+CREATE TABLE again (id text, who text, amount text);
+CREATE FUNCTION attach_again(amount text, wanted text) RETURNS bigint LANGUAGE sql AS $$ SELECT cqrs.attach_outbox('again', 'again', 'mapping', jsonb_build_object('event_id', 'id', 'aggregate_type', '''T''', 'aggregate_id', 'who', 'event_type', '''E''', 'payload', amount, 'where', wanted), 'take') $$;
+SELECT attach_again('to_json(amount::numeric)::text', NULL);
+INSERT INTO again VALUES ('a1', 'a', 'x'), ('a2', 'b', 'x'), ('a3', 'c', 'x'), ('a4', 'd', 'x');
+SELECT cqrs.detach_outbox('again');
+SELECT attach_again('to_json(amount)::text', 'id <> ''a4''');
+CREATE TRIGGER again AFTER INSERT ON cqrs.outbox FOR EACH ROW EXECUTE FUNCTION again();
+SELECT cqrs.retry_source_dead_letters('again');
+DROP TRIGGER again ON cqrs.outbox;
+SELECT count(*), count(DISTINCT event_id) FROM cqrs.outbox WHERE source = 'again';
+SELECT count(*) FROM cqrs.source_dead_letter WHERE source = 'again';
+-- one that was not wanted when it was tried again is known as little as one that never was
+SELECT cqrs.detach_outbox('again');
+SELECT attach_again('to_json(amount)::text', NULL) AS taken;
+SELECT cqrs.detach_outbox('again');
 
 -- a row with columns of all kinds, and one that was dropped, survives being put aside
 CREATE TYPE mood AS ENUM ('sad', 'happy');

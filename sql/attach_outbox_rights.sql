@@ -85,6 +85,20 @@ SELECT cqrs.retry_source_dead_letters('t');
 SELECT cqrs.discard_source_dead_letters('t', 'b');
 SELECT cqrs.detach_outbox('t');
 SELECT * FROM cqrs.received;
+-- a right that the owner lacks does not hide a column that goes
+RESET ROLE;
+CREATE SCHEMA attach_lent;
+CREATE FUNCTION attach_lent.id(id text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT id';
+GRANT USAGE ON SCHEMA attach_lent TO regress_attacher;
+SET ROLE regress_attacher;
+CREATE TABLE lent (id text, who text, body text);
+SELECT cqrs.attach_outbox('lent', 'lent', 'mapping', '{"event_id": "attach_lent.id(id)", "aggregate_type": "''T''", "aggregate_id": "who", "event_type": "''E''", "payload": "body"}');
+RESET ROLE;
+REVOKE USAGE ON SCHEMA attach_lent FROM regress_attacher;
+ALTER TABLE lent DROP body;
+ALTER TABLE lent ADD other text;
+SELECT cqrs.detach_outbox('lent');
+DROP SCHEMA attach_lent CASCADE;
 -- another owner of the table must not run what this one wrote
 RESET ROLE;
 ALTER TABLE t OWNER TO regress_inserter;

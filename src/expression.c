@@ -21,7 +21,6 @@
 #include "utils/builtins.h"
 #include "utils/rel.h"
 
-#include "compat.h"
 #include "expression.h"
 #include "function.h"
 
@@ -41,9 +40,9 @@ static Expr *expression_check(ParseState *pstate, Node *node, const CqrsExpressi
 /*
  * Parse an expression over the columns of a relation, which the caller has opened,
  * under the current search_path and as the user whose code it may call. The result, in
- * the current memory context, has the wanted type, and its variables are of varno 1, of
- * columns that rows have stored. Throws what the parser throws, with the cursor inside
- * the expression; ERRCODE_INVALID_OBJECT_DEFINITION for what it can't contain, and
+ * the current memory context, has the wanted type, and its variables are of varno 1.
+ * Throws what the parser throws, with the cursor inside the expression;
+ * ERRCODE_INVALID_OBJECT_DEFINITION for what it can't contain, and
  * ERRCODE_INSUFFICIENT_PRIVILEGE for others' functions and types.
  */
 Expr *
@@ -68,7 +67,6 @@ cqrs_expression_parse(const char *expression, Relation rel, const CqrsExpression
 	result = expression_check(pstate,
 							  transformExpr(pstate, expression_raw_parse(sql, use), EXPR_KIND_OTHER),
 							  use);
-	result = (Expr *) cqrs_compat_expand_generated((Node *) result, rel, 1);
 	free_parsestate(pstate);
 	error_context_stack = callback.previous;
 	return result;

@@ -93,12 +93,10 @@ static const Format formats[] = {
 };
 
 static const Format *format_find(const char *name);
-static void format_fill(const Format *format, Oid relid, const char **expressions,
-						const char **columns);
+static void format_fill(const Format *format, Oid relid, const char **expressions);
 static bool format_knows(const Format *format, const char *column);
 static const char *format_metadata(const Format *format, Oid relid);
-static void mapping_fill(Jsonb *mapping, Oid relid, const char **expressions,
-						 const char **columns);
+static void mapping_fill(Jsonb *mapping, Oid relid, const char **expressions, bool *all_else);
 static int	entry_find(const char *name);
 static void format_check(const Format *format, Oid relid, const char **expressions);
 static const char *column_expression(Oid relid, const char *column);
@@ -113,22 +111,21 @@ cqrs_format_entry_name(int entry)
 /*
  * Set expressions, of CQRS_FORMAT_NENTRIES, to what the format and the mapping
  * (NULL = none) say for a table: SQL text, or NULL where an event gets its default.
- * Set columns, of as many, to the column that the format has an expression for because
- * the table has it, or NULL: metadata that is all that there is else has none. Throws
- * for an unknown format, a mapping that is none, or where nothing is said about what an
- * event can't do without.
+ * Set *all_else to whether metadata is what the table has besides, whatever that is.
+ * Throws for an unknown format, a mapping that is none, or where nothing is said about
+ * what an event can't do without.
  */
 void
 cqrs_format_expressions(Oid relid, const char *name, Jsonb *mapping, const char **expressions,
-						const char **columns)
+						bool *all_else)
 {
 	const Format *format = format_find(name);
 
 	memset(expressions, 0, CQRS_FORMAT_NENTRIES * sizeof(char *));
-	memset(columns, 0, CQRS_FORMAT_NENTRIES * sizeof(char *));
-	format_fill(format, relid, expressions, columns);
+	*all_else = format->metadata;
+	format_fill(format, relid, expressions);
 	if (mapping != NULL)
-		mapping_fill(mapping, relid, expressions, columns);
+		mapping_fill(mapping, relid, expressions, all_else);
 	format_check(format, relid, expressions);
 }
 
@@ -145,7 +142,7 @@ format_find(const char *name)
 }
 
 static void
-format_fill(const Format *format, Oid relid, const char **expressions, const char **columns)
+format_fill(const Format *format, Oid relid, const char **expressions)
 {
 	for (int i = 0; i < format->ncolumns; i++)
 	{
@@ -155,7 +152,6 @@ format_fill(const Format *format, Oid relid, const char **expressions, const cha
 			continue;
 		expressions[column->entry] = column->expression != NULL ? column->expression :
 			column_expression(relid, column->column);
-		columns[column->entry] = column->column;
 	}
 	/* milliseconds, as everywhere in Debezium */
 	if (format->metadata && expressions[CQRS_EVENT_OCCURRED_AT] != NULL &&
@@ -202,7 +198,7 @@ format_metadata(const Format *format, Oid relid)
 
 /* What the mapping says replaces what is there; null takes the default. */
 static void
-mapping_fill(Jsonb *mapping, Oid relid, const char **expressions, const char **columns)
+mapping_fill(Jsonb *mapping, Oid relid, const char **expressions, bool *all_else)
 {
 	JsonbIterator *iterator;
 	JsonbIteratorToken token;
@@ -220,7 +216,8 @@ mapping_fill(Jsonb *mapping, Oid relid, const char **expressions, const char **c
 		if (token == WJB_KEY)
 		{
 			entry = entry_find(pnstrdup(value.val.string.val, value.val.string.len));
-			columns[entry] = NULL;
+			if (entry == CQRS_EVENT_METADATA)
+				*all_else = false;
 		}
 		else if (token == WJB_VALUE && value.type == jbvNull)
 			expressions[entry] = NULL;

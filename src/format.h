@@ -16,6 +16,6 @@
 
 extern const char *cqrs_format_entry_name(int entry);
 extern void cqrs_format_expressions(Oid relid, const char *format, Jsonb *mapping,
-									const char **expressions, const char **columns);
+									const char **expressions, bool *all_else);
 
 #endif							/* CQRS_FORMAT_H */

@@ -16,6 +16,7 @@
 #include "postgres.h"
 
 #include "access/htup_details.h"
+#include "access/sysattr.h"
 #include "access/table.h"
 #include "access/xact.h"
 #include "catalog/pg_type.h"
@@ -33,6 +34,7 @@
 #include "utils/typcache.h"
 
 #include "apply.h"
+#include "compat.h"
 #include "expression.h"
 #include "format.h"
 #include "function.h"
@@ -47,7 +49,8 @@
 typedef struct CqrsMapping
 {
 	Expr	   *exprs[CQRS_FORMAT_NENTRIES];	/* planned; NULL = the default */
-	List	   *columns;		/* that the format counts on, as String nodes */
+	Bitmapset  *used;			/* columns in them, as pull_varattnos says it */
+	List	   *columns;		/* those that must stay, as String nodes */
 	bool		id_is_uuid;
 	bool		plain;			/* anybody may evaluate it */
 } CqrsMapping;
@@ -73,6 +76,7 @@ typedef struct Evaluation
 } Evaluation;
 
 static const CqrsMapping *mapping_of(CqrsAttachment *attachment);
+static List *column_names(Oid relid, const Bitmapset *columns);
 static void mapping_check_columns(const CqrsAttachment *attachment);
 static Expr *mapping_parse_entry(Relation rel, int entry, const char *text, CqrsMapping *mapping);
 static void evaluation_run(Evaluation *evaluation, int nrows);
@@ -96,6 +100,16 @@ cqrs_mapping_check(CqrsAttachment *attachment)
 {
 	cqrs_attachment_verify(attachment);
 	cqrs_attachment_keep_columns(attachment, mapping_of(attachment)->columns);
+}
+
+/*
+ * The columns that its expressions use, as pull_varattnos says it; those of generated
+ * ones, too.
+ */
+const Bitmapset *
+cqrs_mapping_columns(CqrsAttachment *attachment)
+{
+	return mapping_of(attachment)->used;
 }
 
 /*
@@ -190,7 +204,8 @@ static const CqrsMapping *
 mapping_of(CqrsAttachment *attachment)
 {
 	const char *texts[CQRS_FORMAT_NENTRIES];
-	const char *columns[CQRS_FORMAT_NENTRIES];
+	bool		all_else;
+	Bitmapset  *counted_on = NULL;
 	CqrsMapping *mapping;
 	Relation	rel;
 	CqrsUserContext user;
@@ -206,40 +221,58 @@ mapping_of(CqrsAttachment *attachment)
 	rel = table_open(attachment->relid, AccessShareLock);
 	mapping_check_columns(attachment);
 	cqrs_format_expressions(attachment->relid, attachment->format, attachment->mapping, texts,
-							columns);
-	old = MemoryContextSwitchTo(attachment->context);
-	mapping = palloc0(sizeof(CqrsMapping));
-	for (int i = 1; i < CQRS_FORMAT_NENTRIES; i++)
-		if (columns[i] != NULL)
-			mapping->columns = list_append_unique(mapping->columns,
-												  makeString(pstrdup(columns[i])));
-	MemoryContextSwitchTo(old);
+							&all_else);
+	mapping = MemoryContextAllocZero(attachment->context, sizeof(CqrsMapping));
 	mapping->plain = true;
 	enter_owner(attachment, &user);
 	for (int i = 1; i < CQRS_FORMAT_NENTRIES; i++)
 	{
+		Bitmapset  *used = NULL;
 		Expr	   *expr;
 
 		if (texts[i] == NULL)
 			continue;
 		expr = mapping_parse_entry(rel, i, texts[i], mapping);
+		pull_varattnos((Node *) expr, 1, &used);
+		expr = (Expr *) cqrs_compat_expand_generated((Node *) expr, rel, 1);
+		pull_varattnos((Node *) expr, 1, &used);
+		if (!(all_else && i == CQRS_EVENT_METADATA))
+			counted_on = bms_add_members(counted_on, used);
 		if (!cqrs_steady_is_expression((Node *) expr))
 			mapping->plain = false;
 		expr = expression_planner(expr);
 		old = MemoryContextSwitchTo(attachment->context);
 		mapping->exprs[i] = copyObject(expr);
+		mapping->used = bms_add_members(mapping->used, used);
 		MemoryContextSwitchTo(old);
 	}
 	cqrs_query_leave_user(&user);
+	old = MemoryContextSwitchTo(attachment->context);
+	mapping->columns = column_names(attachment->relid, counted_on);
+	MemoryContextSwitchTo(old);
 	table_close(rel, NoLock);
 	error_context_stack = callback.previous;
 	attachment->parsed = mapping;
 	return mapping;
 }
 
+/* The names of columns, as String nodes, in the current memory context. */
+static List *
+column_names(Oid relid, const Bitmapset *columns)
+{
+	List	   *names = NIL;
+	int			member = -1;
+
+	while ((member = bms_next_member(columns, member)) >= 0)
+		names = lappend(names,
+						makeString(get_attname(relid, member + FirstLowInvalidHeapAttributeNumber,
+											   false)));
+	return names;
+}
+
 /*
- * Throw where a column is gone that the format counted on. An event can do without most
- * of them, so nothing else would tell.
+ * Throw where a column is gone that events were made of. A format can do without most of
+ * its own, so nothing else would tell; and this asks for no right.
  */
 static void
 mapping_check_columns(const CqrsAttachment *attachment)
@@ -252,7 +285,7 @@ mapping_check_columns(const CqrsAttachment *attachment)
 					(errcode(ERRCODE_UNDEFINED_COLUMN),
 					 errmsg("attached table \"%s\" has no column \"%s\" any more",
 							attachment->relname, strVal(lfirst(lc))),
-					 errdetail("Format \"%s\" has taken events from it.", attachment->format),
+					 errdetail("Its events are made of it."),
 					 errhint("Detach the table, and attach it as it is now: SELECT cqrs.detach_outbox(%s);",
 							 quote_literal_cstr(quote_qualified_identifier(get_namespace_name(get_rel_namespace(attachment->relid)),
 																		   attachment->relname)))));

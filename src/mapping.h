@@ -34,6 +34,7 @@ typedef struct CqrsOrder
 } CqrsOrder;
 
 extern void cqrs_mapping_check(CqrsAttachment *attachment);
+extern const Bitmapset *cqrs_mapping_columns(CqrsAttachment *attachment);
 extern CqrsMapped *cqrs_mapping_map(CqrsAttachment *attachment, Relation rel,
 									HeapTuple *rows, int nrows);
 extern CqrsOrder cqrs_mapping_order(CqrsAttachment *attachment);

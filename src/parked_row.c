@@ -19,8 +19,9 @@
 #include "parked_row.h"
 #include "query.h"
 
-/* rows that are in memory together */
+/* rows that are in memory together: until either is reached */
 #define MAX_CHUNK_ROWS 1000
+#define MAX_CHUNK_BYTES (8 * 1024 * 1024)
 
 /* the key $2 of table $1 */
 #define OF_KEY \
@@ -33,6 +34,7 @@ typedef struct Queue
 	MemoryContext context;
 	CqrsParkedRow *rows;
 	int			nrows;
+	Size		bytes;
 } Queue;
 
 static int	read_chunk(Oid relid, const text *key, int64 after, CqrsParkedRow *rows);
@@ -97,12 +99,18 @@ cqrs_parked_row_park(const CqrsParkedRow *row)
 	cqrs_query_run(&query, args, nulls, NULL, NULL);
 }
 
-/* Go through the table's rows in their order; with a key, only through those of it. */
+/*
+ * Go through the table's rows in their order; with a key, only through those of it. The
+ * caller has locked the table against whoever else would. What fn calls may do so all
+ * the same, and some rows may be gone by the time that they are fn's turn.
+ */
 void
 cqrs_parked_row_each(Oid relid, const text *key, CqrsParkedRowFn fn, void *arg)
 {
 	MemoryContext chunk = AllocSetContextCreate(CurrentMemoryContext, "cqrs_views parked rows",
 												ALLOCSET_DEFAULT_SIZES);
+	MemoryContext each = AllocSetContextCreate(chunk, "cqrs_views parked row",
+											   ALLOCSET_DEFAULT_SIZES);
 	MemoryContext old = MemoryContextSwitchTo(chunk);
 	int64		last = 0;
 	int			nrows;
@@ -112,14 +120,17 @@ cqrs_parked_row_each(Oid relid, const text *key, CqrsParkedRowFn fn, void *arg)
 		CqrsParkedRow *rows = palloc(MAX_CHUNK_ROWS * sizeof(CqrsParkedRow));
 
 		nrows = read_chunk(relid, key, last, rows);
+		MemoryContextSwitchTo(each);
 		for (int i = 0; i < nrows; i++)
 		{
 			CHECK_FOR_INTERRUPTS();
 			last = rows[i].number;
 			fn(&rows[i], arg);
+			MemoryContextReset(each);
 		}
-		MemoryContextReset(chunk);
-	} while (nrows == MAX_CHUNK_ROWS);
+		MemoryContextSwitchTo(chunk);
+		MemoryContextResetOnly(chunk);
+	} while (nrows > 0);
 	MemoryContextSwitchTo(old);
 	MemoryContextDelete(chunk);
 }
@@ -162,7 +173,8 @@ cqrs_parked_row_set_key(int64 number, const text *key)
 	cqrs_query_run(&query, args, NULL, NULL, NULL);
 }
 
-void
+/* Returns whether it was there. */
+bool
 cqrs_parked_row_remove(int64 number)
 {
 	static CqrsQuery query = {
@@ -172,7 +184,7 @@ cqrs_parked_row_remove(int64 number)
 	};
 	Datum		arg = Int64GetDatum(number);
 
-	cqrs_query_run(&query, &arg, NULL, NULL, NULL);
+	return cqrs_query_run(&query, &arg, NULL, NULL, NULL) > 0;
 }
 
 /* Forget a key's rows up to a number; NULL is a key. Returns how many there were. */
@@ -203,7 +215,7 @@ cqrs_parked_row_prune(void)
 	cqrs_query_run(&query, NULL, NULL, NULL, NULL);
 }
 
-/* The next rows beyond a number, in the current memory context. Returns how many there are. */
+/* The next rows beyond a number, in the current memory context. Returns how many; 0 at the end. */
 static int
 read_chunk(Oid relid, const text *key, int64 after, CqrsParkedRow *rows)
 {
@@ -225,7 +237,7 @@ read_chunk(Oid relid, const text *key, int64 after, CqrsParkedRow *rows)
 	return queue.nrows;
 }
 
-/* A CqrsRowFn. */
+/* A CqrsRowFn: there is room for at least one. */
 static bool
 read_row(TupleTableSlot *slot, void *arg)
 {
@@ -243,6 +255,7 @@ read_row(TupleTableSlot *slot, void *arg)
 		row->key = DatumGetTextPCopy(slot->tts_values[4]);
 	row->row = DatumGetTextPCopy(slot->tts_values[5]);
 	row->attempts = DatumGetInt32(slot->tts_values[6]);
+	queue->bytes += VARSIZE(row->row);
 	MemoryContextSwitchTo(old);
-	return true;
+	return queue->bytes < MAX_CHUNK_BYTES;
 }

@@ -20,10 +20,7 @@ typedef struct CqrsParkedRow
 	int			attempts;		/* that failed so far */
 } CqrsParkedRow;
 
-/*
- * Called for each row, in a memory context that is reset now and then; may remove the
- * row or change it.
- */
+/* Called for each row, in a memory context that is reset afterwards; may remove it or change it. */
 typedef void (*CqrsParkedRowFn) (CqrsParkedRow *row, void *arg);
 
 extern bool cqrs_parked_row_exists(Oid relid);
@@ -32,7 +29,7 @@ extern void cqrs_parked_row_park(const CqrsParkedRow *row);
 extern void cqrs_parked_row_each(Oid relid, const text *key, CqrsParkedRowFn fn, void *arg);
 extern void cqrs_parked_row_update(const CqrsParkedRow *row);
 extern void cqrs_parked_row_set_key(int64 number, const text *key);
-extern void cqrs_parked_row_remove(int64 number);
+extern bool cqrs_parked_row_remove(int64 number);
 extern int64 cqrs_parked_row_discard(Oid relid, const text *key, int64 up_to);
 extern void cqrs_parked_row_prune(void);
 

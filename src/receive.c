@@ -54,6 +54,7 @@
 #include "utils/typcache.h"
 
 #include "arrival.h"
+#include "key_set.h"
 #include "mapping.h"
 #include "outbox.h"
 #include "parked_row.h"
@@ -96,7 +97,7 @@ typedef struct Receiving
 typedef struct Retry
 {
 	Receiving	receiving;
-	List	   *blocked;		/* keys of those that failed again, as text, in "outer" */
+	CqrsKeySet *blocked;		/* keys of those that failed again */
 	int64		nsettled;		/* that are put aside no longer */
 } Retry;
 
@@ -123,8 +124,6 @@ static bool next_sorted(RowSource *rows, TupleTableSlot *slot);
 static void retry_row(CqrsParkedRow *row, void *arg);
 static bool retry_succeeds(Retry *retry, CqrsParkedRow *row);
 static void retry_settle(Receiving *receiving, CqrsParkedRow *row, CqrsMapped *mapped);
-static void retry_block(Retry *retry, const text *key);
-static bool retry_is_blocked(const Retry *retry, const text *key);
 
 /*
  * The work of the triggers on an attached table. A row trigger with a transition
@@ -201,11 +200,12 @@ int64
 cqrs_receive_retry(CqrsAttachment *attachment, const text *key)
 {
 	Relation	rel = table_open(attachment->relid, ShareRowExclusiveLock);
-	Retry		retry = {.blocked = NIL};
+	Retry		retry = {.blocked = cqrs_key_set_create()};
 
 	receiving_begin(&retry.receiving, attachment, rel);
 	cqrs_parked_row_each(attachment->relid, key, retry_row, &retry);
 	receiving_end(&retry.receiving);
+	cqrs_key_set_free(retry.blocked);
 	table_close(rel, NoLock);
 	return retry.nsettled;
 }
@@ -511,21 +511,21 @@ retry_row(CqrsParkedRow *row, void *arg)
 {
 	Retry	   *retry = (Retry *) arg;
 
-	if (row->key != NULL && retry_is_blocked(retry, row->key))
+	if (row->key != NULL && cqrs_key_set_has(retry->blocked, row->key))
 		return;
 	if (retry_succeeds(retry, row))
-	{
-		retry->nsettled++;
 		return;
-	}
 	if (row->error != NULL)
 		row->attempts++;
 	cqrs_parked_row_update(row);
 	if (row->key != NULL)
-		retry_block(retry, row->key);
+		cqrs_key_set_add(retry->blocked, row->key);
 }
 
-/* Is the row put aside no longer? Else it has the key and the error of now. */
+/*
+ * Is the row put aside no longer? Else it has the key and the error of now. Triggers on
+ * the outbox may have tried or discarded it meanwhile: then it is not ours any more.
+ */
 static bool
 retry_succeeds(Retry *retry, CqrsParkedRow *row)
 {
@@ -540,18 +540,20 @@ retry_succeeds(Retry *retry, CqrsParkedRow *row)
 	row->error = mapped->error;
 	if (mapped->key != NULL)
 		row->key = mapped->key;
-	if (!mapped->wanted)
-	{
-		cqrs_parked_row_remove(row->number);
-		return true;
-	}
-	if (row->error != NULL || retry_is_blocked(retry, row->key))
+	if (mapped->wanted &&
+		(row->error != NULL || cqrs_key_set_has(retry->blocked, row->key)))
 		return false;
-	retry_settle(receiving, row, mapped);
+	if (!cqrs_parked_row_remove(row->number))
+		return true;
+	retry->nsettled++;
+	if (mapped->wanted)
+		retry_settle(receiving, row, mapped);
+	else
+		cqrs_received_forget(row->source, &row->event_id);
 	return true;
 }
 
-/* A row can be mapped now: it becomes an event, or is found to be one already. */
+/* A row that was put aside can be mapped: it becomes an event, or is found to be one already. */
 static void
 retry_settle(Receiving *receiving, CqrsParkedRow *row, CqrsMapped *mapped)
 {
@@ -561,7 +563,6 @@ retry_settle(Receiving *receiving, CqrsParkedRow *row, CqrsMapped *mapped)
 		memcmp(row->event_id.data, mapped->event_id.data, UUID_LEN) == 0;
 	CqrsUserContext user;
 
-	cqrs_parked_row_remove(row->number);
 	if (same)
 		cqrs_received_settle(source, &mapped->event_id, position);
 	else
@@ -574,25 +575,4 @@ retry_settle(Receiving *receiving, CqrsParkedRow *row, CqrsMapped *mapped)
 	}
 	else
 		receiving->arrival.duplicates++;
-}
-
-/* Keep what follows of a key that has failed again. */
-static void
-retry_block(Retry *retry, const text *key)
-{
-	MemoryContext old = MemoryContextSwitchTo(retry->receiving.outer);
-
-	retry->blocked = lappend(retry->blocked, DatumGetTextPCopy(PointerGetDatum(key)));
-	MemoryContextSwitchTo(old);
-}
-
-static bool
-retry_is_blocked(const Retry *retry, const text *key)
-{
-	ListCell   *lc;
-
-	foreach(lc, retry->blocked)
-		if (cqrs_event_same_text(lfirst(lc), key))
-			return true;
-	return false;
 }
