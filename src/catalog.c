@@ -32,6 +32,18 @@ typedef struct KnownRelation
 
 #define MAX_KNOWN 16
 
+/* whoever wants to hear of changed relations */
+typedef struct Watcher
+{
+	CqrsRelationFn fn;
+	void	   *arg;
+} Watcher;
+
+#define MAX_WATCHERS 8
+
+static Watcher watchers[MAX_WATCHERS];
+static int	nwatchers = 0;
+
 /* forgotten whenever a table or a schema changes, which is counted */
 static KnownRelation known_relations[MAX_KNOWN];
 static int	nknown = 0;
@@ -41,6 +53,7 @@ static uint64 names_changes = 0;
 static uint64 rights_changes = 1;
 
 static Oid	catalog_schema(void);
+static void catalog_relations_callback(Datum arg, Oid relid);
 static void catalog_names_callback(Datum arg, int cacheid, uint32 hashvalue);
 static void catalog_rights_callback(Datum arg, int cacheid, uint32 hashvalue);
 
@@ -50,10 +63,23 @@ cqrs_catalog_init(void)
 {
 	const int	rights[] = {AUTHMEMROLEMEM, AUTHOID, DATABASEOID, RELOID, SUBSCRIPTIONRELMAP};
 
+	CacheRegisterRelcacheCallback(catalog_relations_callback, (Datum) 0);
 	CacheRegisterSyscacheCallback(RELNAMENSP, catalog_names_callback, (Datum) 0);
 	CacheRegisterSyscacheCallback(NAMESPACENAME, catalog_names_callback, (Datum) 0);
 	for (int i = 0; i < lengthof(rights); i++)
 		CacheRegisterSyscacheCallback(rights[i], catalog_rights_callback, (Datum) 0);
+}
+
+/*
+ * Call fn, for the rest of the process, whenever a relation may have changed, like a
+ * callback of the relcache. A process has room for ten of those, for all extensions in
+ * it; so all of ours are one.
+ */
+void
+cqrs_catalog_watch_relations(CqrsRelationFn fn, void *arg)
+{
+	Assert(nwatchers < MAX_WATCHERS);
+	watchers[nwatchers++] = (Watcher) {fn, arg};
 }
 
 /*
@@ -174,6 +200,13 @@ catalog_schema(void)
 		return InvalidOid;
 	ours = nspid;
 	return nspid;
+}
+
+static void
+catalog_relations_callback(Datum arg, Oid relid)
+{
+	for (int i = 0; i < nwatchers; i++)
+		watchers[i].fn(relid, watchers[i].arg);
 }
 
 static void

@@ -39,7 +39,6 @@
 
 #include "access/xact.h"
 #include "catalog/pg_type.h"
-#include "utils/inval.h"
 
 #include "catalog.h"
 #include "era.h"
@@ -63,7 +62,7 @@ typedef struct EraRow
 static void era_xact_callback(XactEvent event, void *arg);
 static void era_subxact_callback(SubXactEvent event, SubTransactionId mySubid,
 								 SubTransactionId parentSubid, void *arg);
-static void era_relcache_callback(Datum arg, Oid relid);
+static void era_relation_changed(Oid relid, void *arg);
 static void era_note(int64 position);
 static bool era_read_current(EraRow *row);
 static bool era_keep_row(TupleTableSlot *slot, void *arg);
@@ -74,7 +73,7 @@ cqrs_era_init(void)
 {
 	RegisterXactCallback(era_xact_callback, NULL);
 	RegisterSubXactCallback(era_subxact_callback, NULL);
-	CacheRegisterRelcacheCallback(era_relcache_callback, (Datum) 0);
+	cqrs_catalog_watch_relations(era_relation_changed, NULL);
 }
 
 /*
@@ -235,7 +234,7 @@ era_subxact_callback(SubXactEvent event, SubTransactionId mySubid,
 }
 
 static void
-era_relcache_callback(Datum arg, Oid relid)
+era_relation_changed(Oid relid, void *arg)
 {
 	if (!OidIsValid(relid) || relid == era_relid)
 		known = known_here = false;

@@ -21,6 +21,7 @@
 #include "utils/rel.h"
 #include "utils/syscache.h"
 
+#include "catalog.h"
 #include "query.h"
 #include "reducer.h"
 #include "reducer_table.h"
@@ -29,7 +30,7 @@ static HTAB *tables = NULL;
 
 static void tables_sweep(void);
 static void table_forget(CqrsReducerTable *table);
-static void table_relcache_callback(Datum arg, Oid relid);
+static void table_changed(Oid relid, void *arg);
 static void table_syscache_callback(Datum arg, int cacheid, uint32 hashvalue);
 static void table_describe(CqrsReducerTable *table, Relation rel);
 static void table_choose_columns(CqrsReducerTable *table, TupleDesc desc);
@@ -56,7 +57,7 @@ cqrs_reducer_table_get(Relation rel)
 		HASHCTL		info = {.keysize = sizeof(Oid),.entrysize = sizeof(CqrsReducerTable)};
 
 		tables = hash_create("cqrs_views reducer tables", 16, &info, HASH_ELEM | HASH_BLOBS);
-		CacheRegisterRelcacheCallback(table_relcache_callback, (Datum) 0);
+		cqrs_catalog_watch_relations(table_changed, NULL);
 		CacheRegisterSyscacheCallback(NAMESPACEOID, table_syscache_callback, (Datum) 0);
 	}
 	table = hash_search(tables, &relid, HASH_ENTER, &found);
@@ -64,10 +65,9 @@ cqrs_reducer_table_get(Relation rel)
 	{
 		memset(table, 0, sizeof(CqrsReducerTable));
 		table->relid = relid;
-		table->stale = true;
 		tables_sweep();
 	}
-	if (table->stale)
+	if (!table->described || table->changes_read != table->changes)
 		table_describe(table, rel);
 	return table;
 }
@@ -99,10 +99,11 @@ table_forget(CqrsReducerTable *table)
 	cqrs_query_forget(&table->remove);
 	MemoryContextDelete(table->context);
 	table->context = NULL;
+	table->described = false;
 }
 
 static void
-table_relcache_callback(Datum arg, Oid relid)
+table_changed(Oid relid, void *arg)
 {
 	HASH_SEQ_STATUS status;
 	CqrsReducerTable *table;
@@ -111,24 +112,25 @@ table_relcache_callback(Datum arg, Oid relid)
 	{
 		table = hash_search(tables, &relid, HASH_FIND, NULL);
 		if (table != NULL)
-			table->stale = true;
+			table->changes++;
 		return;
 	}
 	hash_seq_init(&status, tables);
 	while ((table = hash_seq_search(&status)) != NULL)
-		table->stale = true;
+		table->changes++;
 }
 
 static void
 table_syscache_callback(Datum arg, int cacheid, uint32 hashvalue)
 {
-	table_relcache_callback(arg, InvalidOid);
+	table_changed(InvalidOid, NULL);
 }
 
-/* The entry is stale until all of it is known. */
+/* What changes while we look makes the result old at once: changes are counted before. */
 static void
 table_describe(CqrsReducerTable *table, Relation rel)
 {
+	uint64		changes = table->changes;
 	TupleDesc	desc = RelationGetDescr(rel);
 	AttrNumber	key_column = cqrs_reducer_key_column(table->relid, false);
 	MemoryContext old;
@@ -175,7 +177,8 @@ table_describe(CqrsReducerTable *table, Relation rel)
 		.argtypes = {TEXTARRAYOID}
 	};
 	MemoryContextSwitchTo(old);
-	table->stale = false;
+	table->changes_read = changes;
+	table->described = true;
 }
 
 static void

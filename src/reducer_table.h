@@ -14,7 +14,9 @@
 typedef struct CqrsReducerTable
 {
 	Oid			relid;			/* hash key */
-	bool		stale;			/* the table may have changed since */
+	uint64		changes;		/* of the table that this process heard of, */
+	uint64		changes_read;	/* and those that are in what follows, */
+	bool		described;		/* if there is any */
 	MemoryContext context;		/* of all that is below */
 	AttrNumber	key_column;
 	int			ncolumns;		/* what is read and written, in "fetch"'s order */

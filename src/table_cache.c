@@ -32,14 +32,14 @@ typedef struct Reading
 	List	   *rows;
 } Reading;
 
-static void cache_relcache_callback(Datum arg, Oid relid);
+static void cache_relation_changed(Oid relid, void *arg);
 static bool cache_add_row(TupleTableSlot *slot, void *arg);
 
 /* Called once per process and table, from _PG_init. Reads nothing yet. */
 void
 cqrs_table_cache_init(CqrsTableCache *cache)
 {
-	CacheRegisterRelcacheCallback(cache_relcache_callback, PointerGetDatum(cache));
+	cqrs_catalog_watch_relations(cache_relation_changed, cache);
 }
 
 /*
@@ -94,9 +94,9 @@ cqrs_table_cache_changed(const CqrsTableCache *cache)
 }
 
 static void
-cache_relcache_callback(Datum arg, Oid relid)
+cache_relation_changed(Oid relid, void *arg)
 {
-	CqrsTableCache *cache = (CqrsTableCache *) DatumGetPointer(arg);
+	CqrsTableCache *cache = (CqrsTableCache *) arg;
 
 	if (!OidIsValid(relid) || relid == cache->relid ||
 		(cache->concerns != NULL && cache->concerns(cache->rows, relid)))

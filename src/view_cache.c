@@ -16,6 +16,7 @@
 #include "utils/memutils.h"
 #include "utils/syscache.h"
 
+#include "catalog.h"
 #include "function.h"
 #include "handler.h"
 #include "outbox_range.h"
@@ -41,7 +42,7 @@ static void view_clear(CqrsMaintained *maintained);
 static void view_make(CqrsMaintained *maintained, const CqrsProjection *projection);
 static void view_make_queries(CqrsMaintained *maintained, CqrsQuery *batches,
 							  CqrsQuery (*ranges)[2], bool tell);
-static void view_relcache_callback(Datum arg, Oid relid);
+static void view_relation_changed(Oid relid, void *arg);
 static void view_syscache_callback(Datum arg, int cacheid, uint32 hashvalue);
 
 /* Called once per process, from _PG_init. */
@@ -51,7 +52,7 @@ cqrs_view_cache_init(void)
 	HASHCTL		info = {.keysize = sizeof(int32),.entrysize = sizeof(CqrsMaintained)};
 
 	views = hash_create("cqrs_views views", 16, &info, HASH_ELEM | HASH_BLOBS);
-	CacheRegisterRelcacheCallback(view_relcache_callback, (Datum) 0);
+	cqrs_catalog_watch_relations(view_relation_changed, NULL);
 	CacheRegisterSyscacheCallback(NAMESPACEOID, view_syscache_callback, (Datum) 0);
 }
 
@@ -263,7 +264,7 @@ view_make_queries(CqrsMaintained *maintained, CqrsQuery *batches, CqrsQuery (*ra
 
 /* A table's definition has changed: statements name its columns. */
 static void
-view_relcache_callback(Datum arg, Oid relid)
+view_relation_changed(Oid relid, void *arg)
 {
 	HASH_SEQ_STATUS status;
 	CqrsMaintained *maintained;
@@ -281,5 +282,5 @@ view_relcache_callback(Datum arg, Oid relid)
 static void
 view_syscache_callback(Datum arg, int cacheid, uint32 hashvalue)
 {
-	view_relcache_callback(arg, InvalidOid);
+	view_relation_changed(InvalidOid, NULL);
 }
