@@ -24,13 +24,32 @@ figure() {
 	[ $# -gt 0 ] && [ "$1" != - ] || return 0
 	values=$(printf '%s\n' "$@" | sort -g)
 	median=$(median "$@")
-	if [ -n "$target" ]; then
-		verdict=missed
-		! awk "BEGIN { exit !($median $target) }" || verdict=ok
-	fi
-	printf '%s,"%s","%s",%s,%s,%s,%s,%s,%s,%s\n' "$suite" "$part" "$what" "$unit" "$median" \
-		"$(head -n 1 <<<"$values")" "$(tail -n 1 <<<"$values")" $# "$target" "$verdict" >>"$csv_file"
+	[ -z "$target" ] || verdict=$(verdict "$target" <<<"$values")
+	printf '%s,"%s","%s",%s,%s,%s,%s,%s,%s,%s,%s\n' "$suite" "$part" "$what" "$unit" "$median" "$(head -n 1 <<<"$values")" \
+		"$(tail -n 1 <<<"$values")" $# "$target" "$verdict" "$*" >>"$csv_file"
 	printf "   %-72s %10s %s %s\n" "$what" "$(awk "$report_number BEGIN { print number($median) }")" "$unit" "$verdict" >&2
+}
+
+# By which factor two sides that do the same come out apart in this part, as its control tells, for throughput and for
+# processor time.
+doubt=1 doubt_cpu=1
+
+# Prints whether a target is met, "ok" or "missed", by sorted values on standard input; or "unclear" where these values
+# can't tell. They can where the target lies outside of the interval that the median lies in by 90 per cent, by the
+# sign test (W. J. Conover, Practical Nonparametric Statistics, 3.2): of less than 8 values all of it from the lowest to
+# the highest; and where the doubt about equal sides does not reach it.
+verdict() {
+	awk -v doubt="$doubt" '
+		{ v[NR] = $1 }
+		END {
+			# the largest k for which at most k - 1 of NR values lie on one side by less than 5 per cent
+			for (term = below = 0.5 ^ NR; below <= 0.05; below += term)
+				term *= (NR - k) / ++k
+			k = k < 1 ? 1 : k
+			low = v[k] / doubt; high = v[NR + 1 - k] * doubt
+			met = (low '"$1"') + (high '"$1"')
+			print met == 2 ? "ok" : met == 0 ? "missed" : "unclear"
+		}'
 }
 
 # Ends the run when two sides did different work: their figures say nothing then. Takes what is compared, and
@@ -40,6 +59,22 @@ same_work() {
 		printf 'bench: %s: %s: the sides did not do the same work: "%s" and "%s"\n' "$suite" "$1" "$2" "$3" >&2
 		exit 2
 	}
+}
+
+# Sets the doubt of the part that was measured last by two ways that do the same. Without arguments there is none.
+doubt_by() {
+	doubt=1 doubt_cpu=1
+	[ $# -gt 0 ] && [ -n "${taken[$1]:-}" ] && [ -n "${taken[$2]:-}" ] || return 0
+	# shellcheck disable=SC2046 # lists of numbers
+	{
+		doubt=$(factor "$(median $(quotients "${taken[$1]}" "${taken[$2]}"))")
+		doubt_cpu=$(factor "$(median $(quotients "${used[$1]}" "${used[$2]}"))")
+	}
+}
+
+# Prints how far a ratio is from 1, as a factor of at least 1.
+factor() {
+	awk -v ratio="$1" 'BEGIN { print ratio < 1 ? 1 / ratio : ratio }'
 }
 
 # Measures ways in turns: a round that only warms up, then so many that count, every other one in the opposite
@@ -83,6 +118,8 @@ speed_figure() {
 
 # Notes what a way needs of the processor in relation to another. Arguments as of speed_figure.
 cost_figure() {
+	local doubt=$doubt_cpu
+
 	# shellcheck disable=SC2046 # a list of numbers
 	[ -z "${used[$3]:-}" ] || [ -z "${used[$4]:-}" ] || figure "$1" ratio "$2" $(quotients "${used[$3]}" "${used[$4]}")
 }
@@ -114,6 +151,18 @@ quotients() {
 		for (i = 1; i <= (n > m ? n : m); i++)
 			printf "%.4f\n", (n == 1 ? o[1] : o[i]) / (m == 1 ? u[1] : u[i])
 	}'
+}
+
+# Makes a way of what one took more than another did. Arguments: its name, the ways.
+difference_way() {
+	taken[$1]=$(differences "${taken[$2]}" "${taken[$3]}")
+	used[$1]=$(differences "${used[$2]}" "${used[$3]}")
+	applied[$1]=-
+}
+
+# Prints the differences of two lists of numbers, one after the other.
+differences() {
+	paste <(tr -s ' ' '\n' <<<"${1# }") <(tr -s ' ' '\n' <<<"${2# }") | awk '{ printf " %.4f", $1 - $2 }'
 }
 
 # Prints the quotient of two numbers.

@@ -10,7 +10,7 @@
 
 suite_growth() {
 	local few many fresh turns i size_name holders=()
-	declare -A whole new publishing=() status_took=()
+	declare -A whole whole_cpu new publishing=() status_took=()
 
 	few=100000
 	many=$(size 20000000 1000000)
@@ -33,15 +33,19 @@ suite_growth() {
 	database=growth_few workers off
 	run_psql -c CHECKPOINT
 
-	# The large one once, the small one around it.
-	whole[few]=$(growth_whole few "$few")
-	for i in 1 2 3; do whole[few]+=" $(growth_whole few "$few")"; done
-	whole[many]=$(growth_whole many "$many")
-	for i in 1 2 3; do whole[few]+=" $(growth_whole few "$few")"; done
+	# The large one twice, the small one, which is warmed up first, around it.
+	growth_whole few
+	whole=() whole_cpu=()
+	for size_name in few few few many few few few many few few few; do growth_whole "$size_name"; done
 
 	for size_name in few many; do
-		same_work "events processed with $size_name" \
-			"$(growth_sql "$size_name" <<<'SELECT sum(items) FROM bench.by_engine')" "${!size_name}"
+		same_work "read table with $size_name" \
+			"$(growth_sql "$size_name" <<<"SELECT bench.checksum('bench.by_engine')")" \
+			"$(growth_sql "$size_name" <<-'SQL'
+				SELECT bench.checksum_of('SELECT aggregate_id, count(*), sum((payload->>''price'')::numeric)
+					FROM cqrs.outbox GROUP BY aggregate_id')
+			SQL
+			)"
 		growth_sql "$size_name" >/dev/null <<-'SQL'
 			SELECT cqrs.drop_projection('bench');
 			SELECT cqrs.create_projection('log', 'bench.keep_log()', '{bench.log}', start_at => 'now',
@@ -59,10 +63,12 @@ suite_growth() {
 			"$(growth_sql "$size_name" <<<'SELECT count(*) FROM bench.log')" $((2 * (turns + 1) * fresh))
 	done
 
-	# shellcheck disable=SC2086 # lists of numbers
+	# shellcheck disable=SC2046,SC2086 # lists of numbers
 	{
 		figure "whole outbox: cost of an event at $many against $few" ratio "<= 1.2" \
-			"$(quotient "${whole[many]}" "$(median ${whole[few]})")"
+			$(quotients "${whole[many]}" "$(median ${whole[few]})")
+		figure "whole outbox: cost of an event at $many against $few, by processor time" ratio "" \
+			$(quotients "${whole_cpu[many]}" "$(median ${whole_cpu[few]})")
 		figure "new events: cost of one at $many against $few" ratio "<= 1.2" ${new[free]}
 		figure "the same, an idle transaction being open in each" ratio "<= 1.2" ${new[beside]}
 		figure "the same, but against the small one without such a transaction" ratio "<= 1.2" \
@@ -92,9 +98,10 @@ growth_sql() {
 	database=growth_$name sql "$@"
 }
 
-# Prints how many microseconds an event takes when a database's whole outbox is processed.
+# Adds to the caller's arrays whole and whole_cpu how many microseconds an event takes when a database's whole outbox is
+# processed.
 growth_whole() {
-	local took
+	local took events=${!1}
 
 	took=$(database=growth_$1 measured <<-'SQL'
 		SELECT cqrs.drop_projection(name) FROM cqrs.projection;
@@ -105,7 +112,8 @@ growth_whole() {
 		CALL cqrs.catch_up('bench');
 	SQL
 	)
-	quotient "${took% *}" "$2e-3"
+	whole[$1]+=" $(quotient "${took% *}" "$events.0e-3")"
+	whole_cpu[$1]+=" $(quotient "${took#* }" "$events.0e-3")"
 }
 
 # Opens a transaction in each database that writes something and then does nothing; their processes are the

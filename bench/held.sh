@@ -34,9 +34,15 @@ held_part() {
 			for peer in "${peers[@]}"; do held_open "peer_$peer"; done
 			;;
 	esac
-	measure_in_turns held "$(size 5 2)" "${peers[@]}"
+	measure_in_turns held "$(size 5 3)" "${peers[@]}"
 	run_psql -Atc "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE application_name = 'holder'" >/dev/null
 	[ ${#holders[@]} -eq 0 ] || wait "${holders[@]}" 2>/dev/null || true
+
+	# Nothing is lost, once the transaction is gone.
+	for peer in "${peers[@]}"; do
+		peer_catch_up "$peer" >/dev/null
+	done
+	peers_check
 
 	for peer in "${peers[@]}"; do
 		# shellcheck disable=SC2086 # a list of numbers
@@ -44,14 +50,8 @@ held_part() {
 	done
 	for peer in "${peers[@]}"; do
 		# Of a peer that stands still there is nothing to say.
-		[[ "${share[$peer]} " = *" 0 "* ]] || rate_figures 1 "$peer" "${peer_meaning[$peer]}"
+		[[ "${share[$peer]} " =~ ' '0(\.0+)?' ' ]] || rate_figures 1 "$peer" "${peer_meaning[$peer]}"
 	done
-
-	# Nothing is lost, once the transaction is gone.
-	for peer in "${peers[@]}"; do
-		peer_catch_up "$peer" >/dev/null
-	done
-	peers_check
 }
 
 # Opens such a transaction in a database; its process is added to the caller's holders.
@@ -78,7 +78,7 @@ held_check() {
 
 	for peer in "${peers[@]}"; do
 		database=peer_$peer
-		share[$peer]+=" $(sql <<<"SELECT greatest(round(100 * (coalesce(sum(items), 0) - ${published[$peer]} + $backlog) / $backlog), 0)
+		share[$peer]+=" $(sql <<<"SELECT greatest(trunc(100.0 * (coalesce(sum(items), 0) - ${published[$peer]} + $backlog) / $backlog, 2), 0)
 			FROM bench.kept")"
 	done
 }

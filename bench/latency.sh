@@ -1,25 +1,32 @@
 # shellcheck shell=bash
 #
-# Suite latency: from commit to visible, at 50 events a second. Sourced by bench/run.
+# Suite latency: from commit to visible. Sourced by bench/run.
 #
-# One session publishes, another reads the read table over and over: what a client sees that is in a hurry,
-# without a network. Beside it a projection that is polled every 100 ms, and a publisher that waits for its
-# own events by cqrs.wait_for. Publishers commit without waiting for the disk here, which is the same for all
-# and would only be added.
+# First with others: one session publishes, and the commit timestamp of whoever keeps the read table tells when an event
+# was there. Then as a client sees it that is in a hurry, without a network: one session publishes, another reads the
+# read table over and over. Beside it a projection that is polled every 100 ms, and a publisher that waits for its own
+# events by cqrs.wait_for. In both, a plain insert's commit has turns of its own.
 
 suite_latency() {
-	local seconds rounds i way values
-	declare -A medians high
-
 	latency_of_peers
-	part "50 events a second, seen by a reader"
-	seconds=$(size 10 5)
-	rounds=$(size 3 2)
 	sql <"$bench/latency.sql"
+	latency_seen on
+	latency_seen off
+}
+
+# Measures what clients see, 50 events a second. Argument: the publisher's synchronous_commit.
+latency_seen() {
+	local seconds rounds i way values
+	declare -A medians=() high=()
+
+	commit=$1
+	part "50 events a second, seen by a reader, synchronous_commit=$commit"
+	seconds=$(size 10 5)
+	rounds=$(size 5 3)
 
 	# The first round only warms up.
 	for ((i = 0; i <= rounds; i++)); do
-		for way in reader wait_for poll; do
+		for way in plain reader wait_for poll; do
 			latency_of "$way" $((50 * seconds))
 			[ "$i" -gt 0 ] || continue
 			values=$(sql <<-'SQL'
@@ -34,9 +41,12 @@ suite_latency() {
 		done
 	done
 
-	# shellcheck disable=SC2086 # lists of numbers
+	# shellcheck disable=SC2046,SC2086 # lists of numbers
 	{
-		figure "commit to visible, worker woken by the commit: median" ms "< 1" ${medians[reader]}
+		figure "commit to visible, against a plain insert's commit" ratio "$([ "$commit" = off ] || echo '<= 2')" \
+			$(quotients "${medians[reader]}" "${medians[plain]}")
+		figure "a plain insert's commit: median" ms "" ${medians[plain]}
+		figure "commit to visible, worker woken by the commit: median" ms "$([ "$commit" = on ] || echo '< 1')" ${medians[reader]}
 		figure "commit to visible, worker woken by the commit: 95 % are quicker than" ms "" ${high[reader]}
 		figure "commit to the return of cqrs.wait_for: median" ms "" ${medians[wait_for]}
 		figure "commit to the return of cqrs.wait_for: 95 % are quicker than" ms "" ${high[wait_for]}
@@ -51,29 +61,39 @@ latency_of() {
 
 	sql >/dev/null <<-'SQL'
 		SELECT cqrs.drop_projection(name) FROM cqrs.projection;
-		TRUNCATE bench.by_engine, bench.published, bench.seen;
+		TRUNCATE bench.by_engine, bench.plain_outbox, bench.published, bench.seen;
 		SELECT cqrs.create_projection('bench', 'bench.keep(cqrs.event)', '{bench.by_engine}', start_at => 'now');
 	SQL
-	if [ "$1" = poll ]; then
-		workers off
-		run_psql -d "$database" -c 'CALL bench.poll()' >/dev/null 2>&1 &
-		poller=$!
-	else
-		workers on
-		sql <<<"SELECT cqrs.wait_for('bench', '1 minute')" >/dev/null
-	fi
-	if [ "$1" != wait_for ]; then
-		sql <<<"CALL bench.look($2)" &
-		reader=$!
-	fi
-	sql <<<"SET synchronous_commit = off; CALL bench.publish_steadily($2, '$([ "$1" = wait_for ] && echo on || echo off)')"
+	case $1 in
+		plain) workers off ;;
+		poll)
+			workers off
+			run_psql -d "$database" -c 'CALL bench.poll()' >/dev/null 2>&1 &
+			poller=$!
+			;;
+		*)
+			workers on
+			sql <<<"SELECT cqrs.wait_for('bench', '1 minute')" >/dev/null
+			;;
+	esac
+	case $1 in
+		reader | poll)
+			sql <<<"CALL bench.look($2)" &
+			reader=$!
+			;;
+	esac
+	sql <<<"SET synchronous_commit = $commit; CALL bench.publish_steadily($2, '$1')"
 	[ -z "$reader" ] || wait "$reader"
 	if [ -n "$poller" ]; then
 		sql <<<"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query = 'CALL bench.poll()'" >/dev/null
 		wait "$poller" || true
 	fi
 	same_work "samples of $1" "$(sql <<<"SELECT count(*) FROM bench.published JOIN bench.seen USING (i)")" "$2"
-	same_work "read table of $1" "$(sql <<<"SELECT sum(items) FROM bench.by_engine")" "$2"
+	if [ "$1" = plain ]; then
+		same_work "events of $1" "$(sql <<<'SELECT count(*) FROM bench.plain_outbox')" "$2"
+		return
+	fi
+	same_work "read table of $1" "$(sql <<<"SELECT count(*) FROM bench.by_engine WHERE items = 1 AND total = 1")" "$2"
 }
 
 # ---------------------------------------------------------------------------------------------------------
@@ -81,13 +101,15 @@ latency_of() {
 # ---------------------------------------------------------------------------------------------------------
 
 # One session publishes single events steadily. When an event became visible is told by the commit timestamp of the
-# transaction that made its row in the read table.
+# transaction that made its row in the read table: a little before anybody can see it, as it has yet to leave the
+# transactions in progress.
 latency_of_peers() {
-	local peers next=0 peer
+	local peers next=0
 
 	workers off
-	peers_create async loop woken pgq__tuned pgq refresh emmett
+	peers_create plain async loop woken pgq__tuned pgq refresh emmett
 	latency_part 50 on "$(size 200 100)"
+	latency_part 50 off "$(size 200 100)"
 	latency_part 1000 off "$(size 5000 2000)"
 	latency_part 0 off "$(size 20000 3000)"
 	peers_drop
@@ -96,26 +118,44 @@ latency_of_peers() {
 
 # Measures all peers at a rate, 0 being flat out. Arguments: the rate, the publisher's synchronous_commit, the events.
 latency_part() {
-	rate=$1 commit=$2 events=$3
-	part "$([ "$rate" = 0 ] && echo "as many events as go" || echo "$rate events a second"), synchronous_commit=$commit"
-	measure_in_turns latency "$(size 3 1)" "${peers[@]}"
+	local rate=$1 commit=$2 events=$3 peer judged=
+	declare -A commits=() rates=()
 
-	# Of the three numbers, the first is the median, the second what 95 % are below, the third a commit.
+	# With less of a commit to compare it with, the rest says less about us.
+	[ "$rate" != 50 ] || [ "$commit" != on ] || judged=1
+	part "$([ "$rate" = 0 ] && echo "as many events as go" || echo "$rate events a second"), synchronous_commit=$commit"
+	measure_in_turns latency "$(size 5 3)" "${peers[@]}"
+	peers_compare
+
+	# Of the three numbers, the first is the median, the second processor time, the third what 95 % are below.
 	# shellcheck disable=SC2046,SC2086 # lists of numbers
 	{
-		figure "async view: median against the publisher's own commit" ratio "$([ "$rate" != 50 ] || echo '<= 2')" \
-			$(quotients "${taken[async]}" "${applied[async]}")
+		figure "async view: median against a plain insert's commit" ratio "${judged:+<= 2}" \
+			$(quotients "${taken[async]}" "$(latency_counted "${commits[plain]}")")
 		[ -z "${taken[pgq__tuned]:-}" ] ||
-			figure "PgQ, tuned for latency: median against the async view's" ratio "$([ "$rate" != 50 ] || echo '>= 15')" \
+			figure "PgQ, tuned for latency: median against the async view's" ratio "${judged:+>= 15}" \
 				$(quotients "${taken[pgq__tuned]}" "${taken[async]}")
 		for peer in "${peers[@]}"; do
 			figure "${peer_meaning[$peer]}: median" ms "" ${taken[$peer]}
 		done
 		for peer in "${peers[@]}"; do
-			figure "${peer_meaning[$peer]}: 95 % are quicker than" ms "" ${used[$peer]}
+			figure "${peer_meaning[$peer]}: 95 % are quicker than" ms "" ${applied[$peer]}
 		done
-		figure "the publisher's own commit" ms "" ${applied[async]}
+		for peer in "${peers[@]}"; do
+			figure "${peer_meaning[$peer]}: the publisher's own commit" ms "" $(latency_counted "${commits[$peer]}")
+		done
+		for peer in "${peers[@]}"; do
+			figure "${peer_meaning[$peer]}: published" events/s "" $(latency_counted "${rates[$peer]}")
+		done
+		for peer in "${peers[@]}"; do
+			figure "${peer_meaning[$peer]}: processor time of an event" us "" $(quotients "${used[$peer]}" "$events.0e-3")
+		done
 	}
+}
+
+# Prints a list without its first number, which is of the round that warms up.
+latency_counted() {
+	cut -d ' ' -f 3- <<<"$1"
 }
 
 latency_prepare() {
@@ -127,22 +167,38 @@ latency_check() {
 }
 
 latency_measure() {
-	local database=peer_$1
+	local database=peer_$1 used kept own
 
 	peer_start "$1"
+	sql <<<'TRUNCATE bench.timed'
+	watch_open
+	used=$(server_cpu)
 	sql <<-SQL
-		TRUNCATE bench.timed;
 		SET synchronous_commit = $commit;
 		CALL bench.publish_timed($events, $next, $rate);
 	SQL
-	peer_wait "$1"
+	[ "$1" = plain ] || peer_wait "$1" $((next + events))
+	used=$(($(server_cpu) - used))
+	watch_close
 	peer_stop "$1"
+	same_work "events that $1 has" "$(sql <<<'SELECT count(*) FROM bench.sent')" $((next + events))
+	read -ra own < <(sql -F ' ' <<-'SQL'
+		SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY 1000 * extract(epoch FROM committed - published)::float8),
+		       (count(*) - 1) / extract(epoch FROM max(committed) - min(committed))
+		FROM bench.timed
+	SQL
+	)
+	commits[$1]+=" ${own[0]}"
+	rates[$1]+=" ${own[1]}"
+	if [ "$1" = plain ]; then
+		echo "- $used -"
+		return
+	fi
 	[ "$1" = emmett ] || same_work "samples of $1" "$events" \
 		"$(sql <<<'SELECT count(*) FROM bench.timed JOIN bench.kept USING (order_id)')"
-	sql -F ' ' <<-'SQL'
-		SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY 1000 * extract(epoch FROM visible - published)::float8),
-		       percentile_cont(0.95) WITHIN GROUP (ORDER BY 1000 * extract(epoch FROM visible - published)::float8),
-		       percentile_cont(0.5) WITHIN GROUP (ORDER BY 1000 * extract(epoch FROM committed - published)::float8)
+	sql -v used="$used" -F ' ' <<-'SQL'
+		SELECT percentile_cont(0.5) WITHIN GROUP (ORDER BY 1000 * extract(epoch FROM visible - published)::float8), :used,
+		       percentile_cont(0.95) WITHIN GROUP (ORDER BY 1000 * extract(epoch FROM visible - published)::float8)
 		FROM (SELECT published, committed, pg_xact_commit_timestamp(kept.xmin) AS visible
 		      FROM bench.timed JOIN bench.kept USING (order_id)) AS event
 	SQL

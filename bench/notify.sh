@@ -59,10 +59,10 @@ notify_measure() {
 	# When nobody feeds them, they end.
 	end_group "$feeder"
 	wait "$feeder" "${pids[@]}" 2>/dev/null || true
-	heard=$(cat "$workspace"/heard.* | grep -c '^Asynchronous notification .* payload .*"position"' || true)
+	heard=$(grep -l '^Asynchronous notification .* payload .*"position"' "$workspace"/heard.* | wc -l || true)
 	case $1 in
-		listening) same_work "listeners that heard" "$([ "$heard" -ge "$listeners" ] && echo all)" all ;;
-		silent) same_work "those that don't listen" "$heard" 0 ;;
+		listening) same_work "listeners that heard" "$heard" "$listeners" ;;
+		silent) same_work "those that heard without listening" "$heard" 0 ;;
 	esac
 }
 
@@ -78,5 +78,6 @@ notify_feed() {
 }
 
 notify_wait() {
-	same_work "waiting for the view" "$(sql <<<"SELECT cqrs.wait_for('view', '1 minute')")" t
+	watch "SELECT cqrs.wait_for('view', '1 minute')"
+	same_work "waiting for the view" "$seen" t
 }

@@ -11,10 +11,11 @@
 #     pg_ivm, pg_incremental, pgmq      where the server has them
 #     PgQue     where the variable PGQUE_SQL names its file, pgque.sql, which is all of it
 
-emmett_version=0.42.0
+emmett_version=0.42.0 pg_version=8.23.1
 
 declare -A peer_meaning=(
 	[plain]="plain insert" [plain__again]="plain insert, measured once more"
+	[plain__bare]="plain insert without transaction ids"
 	[noop]="a row trigger that does nothing" [row_trigger]="row trigger"
 	[statement_trigger]="statement trigger" [async]="async view" [inline]="inline view"
 	[async__apart]="async view, processed afterwards" [inline__quiet]="inline view without notifications" [loop]="polling loop"
@@ -41,7 +42,7 @@ peers_install() {
 
 	if command -v node >/dev/null && command -v npm >/dev/null &&
 		cp "$bench"/peers/*.mjs "$peers_dir" && echo '{"private": true}' >"$peers_dir/package.json" &&
-		npm install --prefix "$peers_dir" --no-audit --no-fund "@event-driven-io/emmett-postgresql@$emmett_version" pg \
+		npm install --prefix "$peers_dir" --no-audit --no-fund "@event-driven-io/emmett-postgresql@$emmett_version" "pg@$pg_version" \
 			>"$peers_dir/npm.log" 2>&1; then
 		emmett=$peers_dir/emmett.mjs
 	else
@@ -64,12 +65,27 @@ peers_unpack() (
 	done
 )
 
-# Prints the versions of those that take part.
+# Prints the versions of those that take part, and which do not.
 peers_versions() {
 	run_psql -AtF ' ' -c "SELECT name, default_version FROM pg_available_extensions
 		WHERE name IN ('pgq', 'pg_ivm', 'pg_incremental', 'pgmq') ORDER BY name"
+	! peer_takes_part pgq || "$pgqd" -V
 	! peer_takes_part pgque || sed -n 's/^-- Version: /pgque /p' "$peers_dir/pgque.sql"
-	[ -z "$emmett" ] || echo "Emmett $emmett_version, node $(node --version)"
+	[ -z "$emmett" ] || echo "Emmett $emmett_version, pg $pg_version, node $(node --version)"
+	[ -z "$(peers_absent)" ] || echo "not there: $(peers_absent)"
+}
+
+# Prints the names of the peers that can't take part.
+peers_absent() {
+	local name names=()
+
+	for name in pgq pgmq pgque pg_incremental pg_ivm emmett woken; do
+		peer_takes_part "$name" || names+=("${peer_meaning[$name]}")
+	done
+	(
+		IFS=,
+		echo "${names[*]}"
+	) | sed 's/,/, /g'
 }
 
 # Tells whether a peer can take part.
@@ -82,7 +98,8 @@ peer_takes_part() {
 	esac
 }
 
-# Keeps of a list of peers those that can take part, in the variable peers, and makes their databases.
+# Keeps of a list of peers those that can take part, in the variable peers, and makes their databases. What follows finds
+# no page that was not written since a checkpoint, but what it writes itself.
 peers_create() {
 	local name database
 
@@ -96,6 +113,7 @@ peers_create() {
 		sql <"$bench/peers/common.sql"
 		peer_sql "$name"
 	done
+	run_psql -c CHECKPOINT
 }
 
 peers_drop() {
@@ -138,22 +156,22 @@ peer_sql() {
 			;;
 		*)
 			[ "$kind" = plain ] || sql <"$bench/peers/$kind.sql"
+			[ "$1" != plain__bare ] || sql <<<'ALTER TABLE bench.plain_outbox DROP COLUMN xid'
 			sql -v events=bench.plain_outbox <"$bench/peers/table.sql"
 			;;
 	esac
 }
 
 peer_url() {
-	echo "postgresql://postgres@localhost/$database?host=$socket_dir&application_name=consumer"
+	echo "postgresql://postgres@localhost/$database?host=$socket_dir&application_name=consumer&options=-c%20synchronous_commit%3Doff"
 }
 
 # Starts what keeps a peer's read table, if it is not kept by the publishers, and waits until it is at work, so that
 # nobody's start is measured. A name's part after "__" says how often it looks: "tuned" for latency; else it is what is
-# usual.
+# usual. With "apart" a worker is there, for publishers to wake, and stands still until peer_go_on.
 peer_start() {
 	consumers=()
 	case $1 in
-		async__apart) ;;
 		async* | inline*) workers on ;;
 		loop* | refresh* | pgmq* | pg_incremental*) peer_consume '10 ms' ;;
 		woken*)
@@ -181,10 +199,16 @@ peer_start() {
 			;;
 	esac
 	case $1 in
-		async__apart) ;;
 		async* | inline*) peer_workers_wait ;;
 		*) peer_consumers_wait ;;
 	esac
+	[ "$1" != async__apart ] || kill -STOP "$(sleeping_worker)"
+}
+
+# Has the worker go on that stands still.
+peer_go_on() {
+	peer_watch_consumers
+	kill -CONT "$seen"
 }
 
 # Waits until each consumer that was started has connected.
@@ -227,7 +251,7 @@ peer_call() {
 peer_pgqd() {
 	cat >"$peers_dir/pgqd.ini" <<-INI
 		[pgqd]
-		base_connstr = host=$socket_dir user=postgres application_name=consumer
+		base_connstr = host=$socket_dir user=postgres application_name=consumer options='-c synchronous_commit=off'
 		initial_database = $database
 		database_list = $database
 		logfile = $peers_dir/pgqd.log
@@ -253,14 +277,17 @@ peer_stop() {
 	esac
 }
 
-# Waits until the read table has all events. Gives up after ten seconds without progress,
-# and with Emmett, who may have skipped some, after two.
+# Waits until the read table has so many events. Gives up after ten seconds without progress, and with Emmett, who may
+# have skipped some, after two. Sets kept to how many it has.
 peer_wait() {
-	local patience=10 published kept last=-1 since=$SECONDS
+	local patience=10 last=-1 since=$SECONDS
 
 	[[ $1 != emmett* ]] || patience=2
-	published=$(sql <<<"SELECT bench.published()")
-	until kept=$(sql <<<"SELECT coalesce(sum(items), 0) FROM bench.kept") && [ "$kept" -ge "$published" ]; do
+	until
+		watch 'SELECT coalesce(sum(items), 0) FROM bench.kept'
+		kept=$seen
+		[ "$kept" -ge "$2" ]
+	do
 		[ "$kept" = "$last" ] || since=$SECONDS
 		[ $((SECONDS - since)) -lt "$patience" ] || break
 		last=$kept
@@ -268,13 +295,39 @@ peer_wait() {
 	done
 }
 
-# Prints how many milliseconds the processes that consume have had the processor: the extension's, and sessions
-# that call themselves consumer.
+# Sets seen to the process ids of those that consume: the extension's, and sessions that call themselves consumer.
+peer_watch_consumers() {
+	watch "SELECT string_agg(pid::text, ' ') FROM pg_stat_activity
+		WHERE application_name = 'consumer' OR backend_type = 'cqrs_views worker' AND datname = current_database()"
+}
+
+# Prints how many milliseconds these together have had the processor.
 peer_consumer_cpu() {
 	local pid
 
-	for pid in $(run_psql -Atc "SELECT pid FROM pg_stat_activity
-		WHERE application_name = 'consumer' OR backend_type = 'cqrs_views worker' AND datname = '$database'"); do
+	for pid in $1; do
 		process_cpu "$pid" 2>/dev/null || true
-	done | awk '{ sum += $1 } END { printf "%.0f\n", sum }'
+	done | awk '{ sum += $1 } END { printf "%.3f\n", sum }'
+}
+
+# Ends the run unless peers' read tables show what was sent, row by row; but for Emmett's, who may skip some. Of pgmq,
+# which does not keep what was sent, only the number is known.
+peers_compare() {
+	local peer database sent kept
+
+	for peer in "${peers[@]}"; do
+		database=peer_$peer
+		case $peer in
+			plain* | noop | emmett) continue ;;
+			pgmq)
+				sent="SELECT count(*) FROM bench.sent"
+				kept="SELECT coalesce(sum(items), 0) FROM bench.kept"
+				;;
+			*)
+				sent="SELECT bench.checksum_of('SELECT order_id, count(*), round(sum(price), 2) FROM bench.sent GROUP BY order_id')"
+				kept="SELECT bench.checksum_of('SELECT order_id, items, round(total, 2) FROM bench.kept')"
+				;;
+		esac
+		same_work "read table of $peer" "$(sql <<<"$sent")" "$(sql <<<"$kept")"
+	done
 }

@@ -39,7 +39,8 @@ CREATE TABLE bench.plain_outbox (
 );
 CREATE INDEX ON bench.plain_outbox (xid, position);
 
--- What triggers on it do, into a read table that sums up orders: per row, and per statement.
+-- What triggers on it do, into a read table that sums up orders: per row, and per statement. The latter locks rows in
+-- the order of their keys: publishers of the same orders would run into deadlocks otherwise.
 CREATE TABLE bench.by_hand (order_id text PRIMARY KEY, items bigint NOT NULL, total numeric NOT NULL) WITH (fillfactor = 50);
 
 CREATE FUNCTION bench.keep_by_row_trigger() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -53,6 +54,7 @@ CREATE FUNCTION bench.keep_by_statement_trigger() RETURNS trigger LANGUAGE plpgs
 BEGIN
     INSERT INTO bench.by_hand AS o
     SELECT aggregate_id, count(*), sum((payload->>'price')::numeric) FROM inserted GROUP BY aggregate_id
+    ORDER BY aggregate_id
     ON CONFLICT (order_id) DO UPDATE SET items = o.items + excluded.items, total = o.total + excluded.total;
     RETURN NULL;
 END $$;

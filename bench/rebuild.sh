@@ -41,16 +41,24 @@ rebuild_check() {
 }
 
 rebuild_measure() {
-	local slice=1000000000
+	local slice=1000000000 used took
 
 	[ "$1" != slices ] || slice=10000
+	used=$(server_cpu)
+	took=$(rebuild_statement "$1")
+	# It has parallel workers.
+	[ "$1" != refresh ] || took="${took% *} $(($(server_cpu) - used))"
+	echo "$took"
+}
+
+rebuild_statement() {
 	measured <<-SQL
 		SET synchronous_commit = off;
 		\timing on
 		$(case $1 in
 			in_place) echo "CALL cqrs.rebuild_projection('view');" ;;
 			refresh) echo "REFRESH MATERIALIZED VIEW CONCURRENTLY bench.refreshed;" ;;
-			*) echo "TRUNCATE bench.$1; CALL bench.keep_shape_by_hand('sums', '$1', $slice);" ;;
+			*) echo "TRUNCATE bench.$1; CALL bench.keep_$1($slice);" ;;
 		esac)
 	SQL
 }

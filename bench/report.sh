@@ -16,7 +16,7 @@ report_begin() {
 	} >"$results/README.md"
 	sed -n '/./s/^ *//p' "$results/README.md" | tail -n +2
 	echo
-	echo 'suite,part,what,unit,median,low,high,runs,target,verdict' >"$csv_file"
+	echo 'suite,part,what,unit,median,low,high,runs,target,verdict,values' >"$csv_file"
 }
 
 # What must be known to make something of the figures.
@@ -25,9 +25,10 @@ describe_run() {
 	run_psql -Atc 'SELECT version()'
 	echo "cqrs_views $(git -C "$checkout" describe --always --dirty 2>/dev/null || echo 'without a commit')"
 	peers_versions
+	echo "bench/run $command_line"
 	echo "$(awk -F ': ' '/^model name/ { print $2; exit }' /proc/cpuinfo), $(getconf _NPROCESSORS_ONLN) cores," \
 		"$(awk '/^MemTotal/ { printf "%.0f GB", $2 / 1048576 }' /proc/meminfo)," \
-		"$(df --output=fstype "$workspace" | tail -n 1), load $(cut -d ' ' -f 1 /proc/loadavg), Linux $(uname -r)"
+		"$(df --output=fstype,source "$workspace" | tail -n 1 | tr -s ' '), load $(cut -d ' ' -f 1 /proc/loadavg), Linux $(uname -r)"
 	echo "${settings[*]}, autovacuum on; workers commit with synchronous_commit=off, their default"
 	[ -z "$quick" ] || echo "--quick: smaller sizes and fewer repetitions than the targets are meant for"
 }
@@ -50,6 +51,11 @@ report_suite() {
 		printf '\nLoad of the machine before and after: %s, %s. It took %d:%02d minutes.\n' "$1" \
 			"$(cut -d ' ' -f 1 /proc/loadavg)" $(($2 / 60)) $(($2 % 60))
 	} >>"$results/README.md"
+}
+
+# Prints how many targets have a verdict.
+report_verdicts() {
+	report_rows "" | cut -f 10 | grep -cx "$1" || true
 }
 
 # Prints a suite's figures, or with "" those of all, with tabs between the columns.
@@ -98,16 +104,17 @@ report_end() {
 	report_rows "" | awk -F '\t' "$report_number"'
 		$1 FS $2 != last { printf "\n%s%s\n", $1, $2 == "" ? "" : ": " $2; last = $1 FS $2 }
 		{ printf "  %-72s %9s %9s .. %9s %-8s %-8s %s\n", $3, number($5), number($6), number($7), $4, $9, $10 }'
-	missed=$(report_rows "" | grep -c 'missed$' || true)
+	missed=$(report_verdicts missed)
 	echo
-	echo "$missed of $(report_rows "" | grep -cE '(ok|missed)$') targets missed; results in $results"
+	echo "$(report_verdicts ok) targets met, $missed missed, $(report_verdicts unclear) unclear; results in $results"
+	[ -z "$(peers_absent)" ] || echo "Not there, and so without their targets: $(peers_absent)"
 	[ "$missed" -eq 0 ]
 }
 
 # Draws a suite's plot, a panel of bars for each part and unit; fails where there is no gnuplot. The lines tell the
-# lowest and highest values.
+# lowest and highest values. Times that somebody waits are on a logarithmic scale, being orders of magnitude apart.
 report_plot() {
-	local folder=$workspace/plot panels panel n row=0 rows
+	local folder=$workspace/plot panels panel n row=0 rows from
 
 	command -v gnuplot >/dev/null || return 1
 	rm -rf "$folder"
@@ -133,7 +140,7 @@ report_plot() {
 		echo "set terminal svg noenhanced size 1000, $((rows * 22)) font 'sans-serif,12' background 'white'"
 		echo "set output '$results/$suite.svg'"
 		echo "set multiplot; unset key; set style fill solid 0.6; set grid x; set border 1; set tics nomirror"
-		echo "set ytics scale 0; set lmargin at screen 0.5; set rmargin at screen 0.96; set xrange [0:*]"
+		echo "set ytics scale 0; set lmargin at screen 0.5; set rmargin at screen 0.96"
 		for panel in "${panels[@]}"; do
 			n=$(wc -l <"$panel")
 			echo "set label 1 \"$(<"$panel.title")\" at screen 0.02, screen 1 - ($row + 0.7) / $rows. font ',13'"
@@ -141,7 +148,11 @@ report_plot() {
 			echo "set bmargin at screen 1 - ($row + 1.2 + $n) / $rows."
 			echo "set format x '$(awk '$NF >= 10000 { large = 1 } END { print large ? "%.0s%c" : "%g" }' "$panel")'"
 			echo "set yrange [-0.5:$n - 0.5]"
-			echo "plot '$panel' using (\$2/2):0:(\$2/2):(0.35):ytic(1) with boxxyerror lc rgb '#4477aa'," \
+			from=0
+			[[ $(<"$panel.title") != *'; ms' ]] ||
+				from=$(awk -F '\t' 'NR == 1 || $3 < low { low = $3 } END { print (low > 0 ? 10 ^ (int(log(low) / log(10) + 100) - 100) : 0) }' "$panel")
+			echo "$([ "$from" = 0 ] && echo unset || echo set) logscale x; set xrange [$from:*]"
+			echo "plot '$panel' using 2:0:($from):2:(\$0 - 0.35):(\$0 + 0.35):ytic(1) with boxxyerror lc rgb '#4477aa'," \
 				"'' using 2:0:3:4 with xerrorbars pt 0 lc rgb 'black'"
 			row=$((row + n + 3))
 		done

@@ -37,13 +37,44 @@ measured() {
 			END { printf "%.3f %.3f\n", passed, used / 1e6 }'
 }
 
+# Prints these numbers for a procedure's call.
+measured_call() {
+	measured <<-SQL
+		SET synchronous_commit = off;
+		\timing on
+		CALL $1;
+	SQL
+}
+
 # Prints how many milliseconds a process of the server has had the processor.
 process_cpu() {
 	awk '{ printf "%.3f\n", $1 / 1e6 }' "/proc/$1/schedstat"
 }
 
-# Prints how many milliseconds all of the server's processes together have had the processor: those that live, and
-# those that the postmaster has seen end, sessions of this script among them.
+# Opens a session that looks on, in the database that the suite works with, and costs what is measured nothing: it is
+# there before and after, and server_cpu leaves it out.
+watch_open() {
+	coproc WATCHER { as_server_user "$bindir/psql" -X -q -At -v ON_ERROR_STOP=1 -d "$database"; }
+	watch 'SELECT pg_backend_pid()'
+	watcher=$seen
+}
+
+# Has it run a statement that returns a row. Sets seen to this.
+watch() {
+	echo "$1;" >&"${WATCHER[1]}"
+	read -r seen <&"${WATCHER[0]}" || die "the session that looks on has ended"
+}
+
+watch_close() {
+	local pid=$WATCHER_PID
+
+	eval "exec ${WATCHER[1]}>&-"
+	wait "$pid"
+	watcher=
+}
+
+# Prints how many milliseconds all of the server's processes together have had the processor, but for the session that
+# looks on: those that live, and those that the postmaster has seen end, sessions of this script among them.
 server_cpu() {
 	local postmaster tick ended= living child
 
@@ -53,7 +84,7 @@ server_cpu() {
 	until [ "$ended" = "$(awk '{ print $16 + $17 }' "/proc/$postmaster/stat")" ]; do
 		ended=$(awk '{ print $16 + $17 }' "/proc/$postmaster/stat")
 		living=$(for child in $postmaster $(<"/proc/$postmaster/task/$postmaster/children"); do
-			cat "/proc/$child/schedstat" 2>/dev/null || true
+			[ "$child" = "${watcher:-}" ] || cat "/proc/$child/schedstat" 2>/dev/null || true
 		done | awk '{ sum += $1 } END { printf "%.0f", sum / 1e6 }')
 	done
 	echo $((ended * 1000 / tick + living))

@@ -1,7 +1,7 @@
 -- What the suites drain and views add to orders.sql: read models of some shapes, and the ways to keep them.
 
 -- A shape: the view's query; the columns of the table that one keeps by hand; the statement that keeps it, over
--- the events of positions above $1 up to $2; and which of its columns are to be seen.
+-- the events of positions above "done" up to "upto"; and which of its columns are to be seen.
 CREATE TABLE bench.shape (name text PRIMARY KEY, query text, columns text, by_hand text, seen text DEFAULT '*');
 
 INSERT INTO bench.shape (name, query, columns, by_hand) VALUES ('sums', $$
@@ -12,7 +12,7 @@ $$, $$
 $$, $$
     INSERT INTO %s AS o
     SELECT aggregate_id, count(*), sum((payload->>'price')::numeric)
-    FROM cqrs.outbox WHERE position > $1 AND position <= $2 GROUP BY aggregate_id
+    FROM cqrs.outbox WHERE position > done AND position <= upto GROUP BY aggregate_id
     ON CONFLICT (order_id) DO UPDATE SET items = o.items + excluded.items, total = o.total + excluded.total
 $$);
 
@@ -33,7 +33,7 @@ $$, $$
            count(*) FILTER (WHERE event_type = 'ItemAdded'),
            sum((payload->>'price')::numeric) FILTER (WHERE event_type = 'ItemAdded'),
            max(position) FILTER (WHERE event_type = 'OrderStatusChanged')
-    FROM cqrs.outbox WHERE position > $1 AND position <= $2 AND aggregate_type = 'order' GROUP BY aggregate_id
+    FROM cqrs.outbox WHERE position > done AND position <= upto AND aggregate_type = 'order' GROUP BY aggregate_id
     ON CONFLICT (order_id) DO UPDATE
     SET items = o.items + excluded.items,
         total = CASE WHEN o.total IS NULL THEN excluded.total ELSE o.total + coalesce(excluded.total, 0) END,
@@ -67,7 +67,7 @@ $$, $$
            count(*) FILTER (WHERE event_type = 'FlightArrived'),
            sum((payload->>'dep_delay')::integer),
            sum((payload->>'arr_delay')::integer)
-    FROM cqrs.outbox WHERE position > $1 AND position <= $2 AND aggregate_type = 'flight' GROUP BY aggregate_id
+    FROM cqrs.outbox WHERE position > done AND position <= upto AND aggregate_type = 'flight' GROUP BY aggregate_id
     ON CONFLICT (flight_id) DO UPDATE
     SET carrier = coalesce(o.carrier, excluded.carrier), month = coalesce(o.month, excluded.month),
         cancelled = o.cancelled + excluded.cancelled, departed = o.departed + excluded.departed,
@@ -76,9 +76,10 @@ $$, $$
         arr_delay = coalesce(o.arr_delay + excluded.arr_delay, o.arr_delay, excluded.arr_delay)
 $$);
 
--- Makes a read table of a shape in the schema bench, and whatever keeps it, of a kind: "hand" is nothing, and
--- "packed" neither, with pages filled to the end; "view"; and for sums also handlers, "batch", "reducer" and "event". The projection waits to be resumed. Its batch size
--- NULL is the default.
+-- Makes a read table of a shape in the schema bench, and whatever keeps it, of a kind: "hand" is a procedure keep_NAME,
+-- that does so over the events after a position, in slices, a commit each, and "packed" too, with the table's pages filled
+-- to the end; "view"; and for sums also handlers, "batch", "reducer" and "event". The projection waits to be resumed. Its
+-- batch size NULL is the default.
 CREATE PROCEDURE bench.create_way(shape text, kind text, name text, batch_size integer DEFAULT NULL)
 LANGUAGE plpgsql AS $$
 DECLARE
@@ -96,6 +97,19 @@ BEGIN
     EXECUTE format('CREATE TABLE %I (%s) WITH (fillfactor = %s)', name, shape_row.columns,
                    CASE kind WHEN 'packed' THEN 100 ELSE 50 END);
     IF kind IN ('hand', 'packed') THEN
+        EXECUTE format('CREATE OR REPLACE PROCEDURE keep_%s(slice bigint, after bigint DEFAULT 0) LANGUAGE plpgsql AS %L',
+                       name, format('DECLARE
+            done bigint := after;
+            upto bigint;
+            last_position constant bigint := max(position) FROM cqrs.outbox;
+            BEGIN
+                WHILE done < last_position LOOP
+                    upto := least(done + slice, last_position);
+                    %s;
+                    COMMIT;
+                    done := upto;
+                END LOOP;
+            END', format(shape_row.by_hand, 'bench.' || name)));
         RETURN;
     ELSIF kind = 'batch' THEN
         EXECUTE format('CREATE FUNCTION keep_%1$s() RETURNS trigger LANGUAGE plpgsql AS %2$L', name, format('BEGIN
@@ -117,19 +131,6 @@ BEGIN
     PERFORM cqrs.create_projection(name, (SELECT oid::regprocedure FROM pg_proc WHERE proname = 'keep_' || name),
                                    ARRAY[name::regclass], batch_size => batch_size);
     PERFORM cqrs.pause_projection(name);
-END $$;
-
--- Keeps a read table by hand: over the events after a position, in slices, a commit each.
-CREATE PROCEDURE bench.keep_shape_by_hand(shape text, name text, slice bigint, after bigint DEFAULT 0)
-LANGUAGE plpgsql AS $$
-DECLARE
-    last_position constant bigint := max(position) FROM cqrs.outbox;
-    statement constant text := format((SELECT by_hand FROM bench.shape WHERE shape.name = $1), 'bench.' || name);
-BEGIN
-    FOR done IN after .. last_position - 1 BY slice LOOP
-        EXECUTE statement USING done, least(done + slice, last_position);
-        COMMIT;
-    END LOOP;
 END $$;
 
 -- What a read table of a shape shows; and what it should, by the query over all events of a table like the outbox,

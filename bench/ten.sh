@@ -24,7 +24,8 @@ suite_ten() {
 	# Here a batch is an event or a few, and what a projection costs beside its events counts.
 	part "100 events a second, by workers"
 	rows=1 clients=1 commit=on rate=100 seconds=$(size 5 3) ways=(none one ten)
-	measure_in_turns ten_steady "$(size 5 1)" "${ways[@]}"
+	measure_in_turns ten_steady "$(size 5 3)" "${ways[@]}"
+	ten_steady_compare
 	rate=
 	cost_figure "processor time of ten views, against that of one" "" ten one
 	# shellcheck disable=SC2046 # lists of numbers
@@ -67,7 +68,7 @@ ten_measure() {
 		SET synchronous_commit = off;
 		\timing on
 		$(if [ "$1" = hand ]; then
-			printf "CALL bench.keep_shape_by_hand('sums', 'hand_%s', $batch, after => $before);\n" {0..9}
+			printf "CALL bench.keep_hand_%s($batch, after => $before);\n" {0..9}
 		else
 			echo "CALL cqrs.catch_up();"
 		fi)
@@ -84,11 +85,28 @@ ten_steady_check() {
 	:
 }
 
+# Ends the run unless all views, once they have everything, show what the query over all events does.
+ten_steady_compare() {
+	local name expected
+
+	expected=$(sql <<<"SELECT bench.checksum_by_query('sums')")
+	{
+		ten_have resume one
+		ten_have resume ten
+		echo 'CALL cqrs.catch_up();'
+	} | sql
+	for name in $(ten_projections one) $(ten_projections ten); do
+		same_work "read table of $name" "$(sql <<<"SELECT bench.checksum('$name', 'sums')")" "$expected"
+	done
+}
+
 ten_steady_measure() {
+	steady=$1
 	workers on
 	ten_have resume "$1" | sql
-	steady=$1
+	watch_open
 	ten_steady_wait
+	watch_close
 	publish_by_pgbench cqrs.outbox ten_steady_wait
 	ten_have pause "$1" | sql
 	workers off
@@ -99,6 +117,7 @@ ten_steady_wait() {
 	local name
 
 	for name in $(ten_projections "$steady"); do
-		same_work "waiting for $name" "$(sql <<<"SELECT cqrs.wait_for('$name', '1 minute')")" t
+		watch "SELECT cqrs.wait_for('$name', '1 minute')"
+		same_work "waiting for $name" "$seen" t
 	done
 }

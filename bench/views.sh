@@ -66,7 +66,7 @@ views_create_measure() {
 			SET synchronous_commit = off;
 			\timing on
 			CALL bench.create_way('$shape', 'hand', 'bare');
-			CALL bench.keep_shape_by_hand('$shape', 'bare', 1000000000);
+			CALL bench.keep_bare(1000000000);
 		SQL
 	fi
 }
@@ -142,6 +142,6 @@ views_rebuild_measure() {
 		SET synchronous_commit = off;
 		\timing on
 		$([ "$1" = view ] && echo "CALL cqrs.rebuild_projection('view', online => false);" ||
-			echo "CALL bench.keep_shape_by_hand('flight', 'bare', 10000);")
+			echo "CALL bench.keep_bare(10000);")
 	SQL
 }

@@ -10,9 +10,10 @@ CREATE FUNCTION bench.publish_slice(begin_at bigint, end_at bigint, orders integ
         FROM bench.events(begin_at, end_at, orders))) AS sent;
 $$;
 
-CREATE FUNCTION bench.published() RETURNS bigint LANGUAGE sql AS $$
-    SELECT total_messages FROM pgmq.metrics('bench');
-$$;
+-- What was consumed is gone. So only the number of messages can be told, by rows without an order.
+CREATE VIEW bench.sent AS
+SELECT NULL::text AS order_id, NULL::numeric AS price
+FROM pgmq.metrics('bench'), generate_series(1, total_messages);
 
 CREATE PROCEDURE bench.consume_batch(OUT more boolean) LANGUAGE plpgsql AS $$
 DECLARE

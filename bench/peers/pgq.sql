@@ -8,17 +8,15 @@ CREATE FUNCTION bench.publish_slice(begin_at bigint, end_at bigint, orders integ
     FROM bench.events(begin_at, end_at, orders);
 $$;
 
--- A backlog in batches of a transaction's events each, as if the ticker had been looking.
+-- A backlog in batches, as if the ticker had been looking.
 CREATE OR REPLACE PROCEDURE bench.after_publishing() LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pgq.force_tick('bench'), pgq.ticker('bench');
     COMMIT;
 END $$;
 
-CREATE FUNCTION bench.published() RETURNS bigint LANGUAGE plpgsql AS $$
-BEGIN
-    RETURN (SELECT last_value - (NOT is_called)::integer FROM pgq.event_1_id_seq);
-END $$;
+CREATE VIEW bench.sent AS
+SELECT ev_extra1 AS order_id, (ev_data::jsonb->>'price')::numeric AS price FROM pgq.event_1;
 
 CREATE PROCEDURE bench.consume_batch(OUT more boolean) LANGUAGE plpgsql AS $$
 DECLARE

@@ -8,7 +8,7 @@ CREATE FUNCTION bench.publish_slice(begin_at bigint, end_at bigint, orders integ
         SELECT jsonb_set(payload, '{order}', to_jsonb(aggregate_id)) FROM bench.events(begin_at, end_at, orders)));
 $$;
 
--- A backlog in batches of a transaction's events each, as if the ticker had been looking.
+-- A backlog in batches, as if the ticker had been looking.
 CREATE OR REPLACE PROCEDURE bench.after_publishing() LANGUAGE plpgsql AS $$
 BEGIN
     PERFORM pgque.force_next_tick('bench');
@@ -16,10 +16,8 @@ BEGIN
     COMMIT;
 END $$;
 
-CREATE FUNCTION bench.published() RETURNS bigint LANGUAGE plpgsql AS $$
-BEGIN
-    RETURN (SELECT last_value - (NOT is_called)::integer FROM pgque.event_1_id_seq);
-END $$;
+CREATE VIEW bench.sent AS
+SELECT ev_data::jsonb->>'order' AS order_id, (ev_data::jsonb->>'price')::numeric AS price FROM pgque.event_1;
 
 CREATE PROCEDURE bench.consume_batch(OUT more boolean) LANGUAGE plpgsql AS $$
 DECLARE

@@ -7,8 +7,5 @@ BEGIN ATOMIC
     SELECT * FROM bench.events(begin_at, end_at, orders);
 END;
 
--- How many events there are.
-CREATE FUNCTION bench.published() RETURNS bigint LANGUAGE sql
-BEGIN ATOMIC
-    SELECT count(*) FROM :events;
-END;
+CREATE VIEW bench.sent AS
+SELECT aggregate_id AS order_id, (payload->>'price')::numeric AS price FROM :events;
