@@ -186,7 +186,8 @@ bool
 cqrs_outbox_published_here(void)
 {
 	static CqrsQuery query = {
-		.sql = "SELECT 1 FROM cqrs.outbox WHERE xid = $1 AND position >= $2 LIMIT 1",
+		.sql = "SELECT 1 FROM cqrs.outbox WHERE " CQRS_OUTBOX_OF("$1")
+		" AND position >= $2 LIMIT 1",
 		.flags = CQRS_QUERY_LATEST | CQRS_QUERY_INDEXED,
 		.nargs = 2,
 		.argtypes = {XID8OID, INT8OID}

@@ -29,8 +29,8 @@ cqrs_outbox_pending_interval(const CqrsWalk *walk, Datum upto, int64 last, int l
 		"  AND position >= $6 AND position <= $7"
 		"  AND pg_visible_in_snapshot(xid, $4) LIMIT $5) UNION ALL "
 		"(SELECT o.occurred_at FROM unnest(ARRAY(SELECT pg_snapshot_xip($3))) AS x,"
-		"  LATERAL (SELECT occurred_at FROM cqrs.outbox WHERE xid = x"
-		"  AND position >= $6 AND position <= $7 LIMIT $5) AS o"
+		"  LATERAL (SELECT occurred_at FROM cqrs.outbox"
+		"  WHERE " CQRS_OUTBOX_OF("x") " AND position >= $6 AND position <= $7 LIMIT $5) AS o"
 		"  WHERE pg_visible_in_snapshot(x, $4) LIMIT $5)) AS pending",
 		.flags = CQRS_QUERY_LATEST | CQRS_QUERY_INDEXED,
 		.nargs = 7,
@@ -59,7 +59,8 @@ cqrs_outbox_pending_walk(const CqrsWalk *walk, int limit)
 		"  AND pg_visible_in_snapshot(xid, $5) ORDER BY position LIMIT $8) UNION ALL "
 		"(SELECT o.occurred_at FROM unnest(ARRAY(SELECT pg_snapshot_xip($6))) AS x,"
 		"  LATERAL (SELECT occurred_at FROM cqrs.outbox"
-		"   WHERE xid = x AND position > $7 AND position <= $2 ORDER BY position LIMIT $8) AS o"
+		"   WHERE " CQRS_OUTBOX_OF("x") " AND position > $7 AND position <= $2"
+		"   ORDER BY xid, position LIMIT $8) AS o"
 		"  WHERE pg_visible_in_snapshot(x, $5) LIMIT $8)) AS pending",
 		.flags = CQRS_QUERY_LATEST | CQRS_QUERY_INDEXED,
 		.nargs = 8,

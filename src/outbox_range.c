@@ -15,6 +15,7 @@
 #include "utils/xid8.h"
 
 #include "event.h"
+#include "outbox.h"
 #include "outbox_range.h"
 #include "query.h"
 
@@ -46,7 +47,7 @@ cqrs_outbox_range_next(CqrsRange *range, const CqrsWalk *walk, int limit)
 	static CqrsQuery in_flight = {
 		.sql = "SELECT 1 FROM unnest(ARRAY(SELECT pg_snapshot_xip($1))) AS x,"
 		" LATERAL (SELECT 1 FROM cqrs.outbox"
-		"  WHERE xid = x AND position > $2 AND position <= $3 LIMIT 1) AS o LIMIT 1",
+		"  WHERE " CQRS_OUTBOX_OF("x") " AND position > $2 AND position <= $3 LIMIT 1) AS o LIMIT 1",
 		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_INDEXED,
 		.nargs = 3,
 		.argtypes = {PG_SNAPSHOTOID, INT8OID, INT8OID}

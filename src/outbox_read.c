@@ -124,8 +124,10 @@ cqrs_outbox_read_interval(CqrsBatch *batch, const CqrsWalk *walk, Datum current,
 		.argtypes = {XID8OID, XID8OID, XID8OID, INT8OID}
 	};
 	static CqrsQuery in_flight = {
-		.sql = "SELECT " ROW_COLUMN_LIST " FROM cqrs.outbox"
-		" WHERE xid = ANY (ARRAY(SELECT pg_snapshot_xip($1))) AND xid <> $2 AND position >= $3",
+		.sql = "SELECT " ROW_COLUMN_LIST " FROM unnest(ARRAY(SELECT pg_snapshot_xip($1))) AS x,"
+		" LATERAL (SELECT " ROW_COLUMN_LIST " FROM cqrs.outbox"
+		"  WHERE " CQRS_OUTBOX_OF("x") " AND position >= $3) AS o"
+		" WHERE x <> $2",
 		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_INDEXED,
 		.nargs = 3,
 		.argtypes = {PG_SNAPSHOTOID, XID8OID, INT8OID}
@@ -300,8 +302,8 @@ walk_read_in_flight(ReadState *state, const CqrsWalk *walk, int64 whole_after, i
 		.sql = "SELECT " CQRS_EVENT_COLUMN_LIST
 		" FROM unnest(ARRAY(SELECT pg_snapshot_xip($1))) AS x,"
 		" LATERAL (SELECT " CQRS_EVENT_COLUMN_LIST " FROM cqrs.outbox"
-		"  WHERE xid = x AND position > $2 AND position <= $7"
-		"  AND (position <= $5 OR position > $6) ORDER BY position LIMIT $4) AS o"
+		"  WHERE " CQRS_OUTBOX_OF("x") " AND position > $2 AND position <= $7"
+		"  AND (position <= $5 OR position > $6) ORDER BY xid, position LIMIT $4) AS o"
 		" WHERE pg_visible_in_snapshot(x, $3) ORDER BY position LIMIT $4",
 		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_INDEXED,
 		.nargs = 7,
@@ -437,7 +439,7 @@ cqrs_outbox_read_own(CqrsBatch *batch, int64 last, CqrsReadLimit limit)
 {
 	static CqrsQuery query = {
 		.sql = "SELECT " ROW_COLUMN_LIST " FROM cqrs.outbox"
-		" WHERE xid = $1 AND position > $2 ORDER BY position LIMIT $3",
+		" WHERE " CQRS_OUTBOX_OF("$1") " AND position > $2 ORDER BY xid, position LIMIT $3",
 		.flags = CQRS_QUERY_LATEST | CQRS_QUERY_INDEXED,
 		.nargs = 3,
 		.argtypes = {XID8OID, INT8OID, INT8OID}

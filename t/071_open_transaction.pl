@@ -1,0 +1,60 @@
+# While somebody's transaction stays open that has written something, a look for new events costs what these are, however
+# large the outbox is. It is counted in index entries read, since time is noisy.
+
+use strict;
+use warnings FATAL => 'all';
+
+use FindBin;
+use Test::More;
+
+use lib "$FindBin::RealBin/lib";
+use CqrsTest;
+
+my $many = 40_000;
+my $node = new_server('open_transaction', 'cqrs_views.enabled' => 'off', autovacuum => 'off');
+create_database($node, 'postgres');
+create_log_projection($node, 'postgres', 'p');
+
+# as from a few bulk loads: any transaction id is taken for one of many events
+foreach (1 .. 4)
+{
+	$node->safe_psql('postgres', qq{INSERT INTO cqrs.outbox (aggregate_type, aggregate_id, event_type)
+		SELECT 'T', i::text, 'E' FROM generate_series(1, $many / 4) AS i});
+}
+$node->safe_psql('postgres', 'VACUUM (ANALYZE, FREEZE) cqrs.outbox');
+$node->safe_psql('postgres', q{CALL cqrs.catch_up('p')});
+look('no transaction being open');
+
+my $holder = $node->background_psql('postgres');
+$holder->query_safe('BEGIN');
+$holder->query_safe('SELECT pg_current_xact_id()');
+look("somebody's transaction being open");
+look('and being known to be');
+$holder->query_safe(q{SELECT cqrs.publish('T', 'late', 'E')});
+look('and having published');
+$holder->query_safe('COMMIT');
+look('and having ended');
+$holder->quit;
+handled_once($node, 'postgres', 'p', 'everything');
+$node->stop;
+done_testing();
+
+# Publishes a few events, has the projection process them, and counts the entries that were read.
+sub look
+{
+	my ($what) = @_;
+	my $before = entries();
+
+	publish($node, 'postgres', 20);
+	$node->safe_psql('postgres', q{CALL cqrs.catch_up('p')});
+	cmp_ok(entries() - $before, '<', $many / 20, "$what: few entries are read for 20 events");
+	is($node->safe_psql('postgres', unhandled('p')), 0, "$what: and all are processed");
+	return;
+}
+
+# The entries that were read so far from the outbox's indexes; each session tells when it ends.
+sub entries
+{
+	return $node->safe_psql('postgres', q{
+		SELECT sum(idx_tup_read) FROM pg_stat_user_indexes WHERE relid = 'cqrs.outbox'::regclass});
+}
