@@ -70,7 +70,8 @@
 typedef struct ReadState
 {
 	CqrsBatch  *batch;
-	int			first;			/* events that were in the batch before */
+	int			first;			/* events that were in the batch before, */
+	Size		bytes;			/* and what they have */
 	CqrsReadLimit limit;
 	bool		cut;			/* there is more than the limit allows */
 	TupleTableSlot *slot;		/* the one whose descriptor was looked at */
@@ -216,7 +217,8 @@ cqrs_outbox_read_bounds(CqrsWalk *walk, int events, int64 upto)
  * Read on in a frozen interval: what is visible in walk->target, was not in
  * walk->done, and has a position beyond walk->last, in position order. Returns
  * true if nothing is left after this batch. At least one event is read if there
- * is one, whatever its size.
+ * is one, whatever its size. Each branch may read as much as the limit allows, or
+ * the one that comes last would give a single event, and the others be read again.
  */
 bool
 cqrs_outbox_read_walk(CqrsBatch *batch, const CqrsWalk *walk, CqrsReadLimit limit)
@@ -237,6 +239,7 @@ cqrs_outbox_read_walk(CqrsBatch *batch, const CqrsWalk *walk, CqrsReadLimit limi
 	if (cqrs_outbox_walk_has_xip(walk->done))
 	{
 		state.first = batch->nevents;
+		state.bytes = batch->bytes;
 		state.cut = false;
 		walk_read_in_flight(&state, walk, after, whole_end);
 		if (state.cut)
@@ -523,7 +526,7 @@ read_add_row(TupleTableSlot *slot, void *arg)
 	int			nread = batch->nevents - state->first;
 
 	if (nread >= state->limit.events ||
-		(nread > 0 && batch->bytes >= state->limit.bytes))
+		(nread > 0 && batch->bytes - state->bytes >= state->limit.bytes))
 	{
 		state->cut = true;
 		return false;

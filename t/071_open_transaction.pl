@@ -34,6 +34,19 @@ $holder->query_safe(q{SELECT cqrs.publish('T', 'late', 'E')});
 look('and having published');
 $holder->query_safe('COMMIT');
 look('and having ended');
+
+# what it has published by then, followed by more than a batch may have of bytes
+$holder->query_safe('BEGIN');
+$holder->query_safe(q{SELECT cqrs.publish('T', 'early', 'E') FROM generate_series(1, 3000)});
+publish($node, 'postgres', 20);
+$node->safe_psql('postgres', q{CALL cqrs.catch_up('p')});
+$holder->query_safe('COMMIT');
+$node->safe_psql('postgres', q{INSERT INTO cqrs.outbox (aggregate_type, aggregate_id, event_type, payload)
+	SELECT 'T', i::text, 'E', jsonb_build_object('text', repeat('t', 1750)) FROM generate_series(1, 30000) AS i});
+my $batches = $node->safe_psql('postgres', 'SELECT batches FROM cqrs.projection_status');
+$node->safe_psql('postgres', q{CALL cqrs.catch_up('p')});
+cmp_ok($node->safe_psql('postgres', 'SELECT batches FROM cqrs.projection_status') - $batches, '<', 30,
+	'what it has published does not come one by one');
 $holder->quit;
 handled_once($node, 'postgres', 'p', 'everything');
 $node->stop;
