@@ -13,7 +13,7 @@
  * A condition in SQL: the event is of the transaction "xid". One that is in progress may
  * have published nothing, while statistics say that any has published many, and a scan by
  * positions would soon come across one of them. So it is put as a range of ids, which,
- * with an order by xid and position, leaves the index by both.
+ * with an order by xid and position in a query of its own, leaves the index by both.
  */
 #define CQRS_OUTBOX_OF(xid) "xid >= " xid " AND xid <= " xid
 

@@ -127,7 +127,7 @@ cqrs_outbox_read_interval(CqrsBatch *batch, const CqrsWalk *walk, Datum current,
 	static CqrsQuery in_flight = {
 		.sql = "SELECT " ROW_COLUMN_LIST " FROM unnest(ARRAY(SELECT pg_snapshot_xip($1))) AS x,"
 		" LATERAL (SELECT " ROW_COLUMN_LIST " FROM cqrs.outbox"
-		"  WHERE " CQRS_OUTBOX_OF("x") " AND position >= $3) AS o"
+		"  WHERE " CQRS_OUTBOX_OF("x") " AND position >= $3 ORDER BY xid, position) AS o"
 		" WHERE x <> $2",
 		.flags = CQRS_QUERY_ACTIVE | CQRS_QUERY_INDEXED,
 		.nargs = 3,
