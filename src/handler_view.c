@@ -16,6 +16,7 @@
 #include "query.h"
 #include "settings.h"
 #include "steady.h"
+#include "upsert_batch.h"
 #include "view_cache.h"
 #include "view_depend.h"
 
@@ -64,6 +65,8 @@ static void view_apply_one(CqrsMaintained *maintained, CqrsHandlerCall *call, bo
 						   CqrsRowFn row_fn, Keys *keys);
 static void view_apply_range(CqrsMaintained *maintained, CqrsHandlerCall *call, bool tell,
 							 CqrsRowFn row_fn, Keys *keys);
+static void view_run(CqrsMaintained *maintained, CqrsQuery *query, const CqrsRows *rows,
+					 Datum *args, const char *nulls, bool tell, CqrsRowFn row_fn, Keys *keys);
 static void handler_view_begin(CqrsProjection *projection);
 static void handler_view_restored(CqrsProjection *projection);
 static int	handler_view_narrow(CqrsProjection *projection, CqrsEvent **events, int nevents,
@@ -161,8 +164,8 @@ view_apply_batch(CqrsMaintained *maintained, CqrsHandlerCall *call, bool tell, C
 	};
 
 	MemoryContextSwitchTo(old);
-	cqrs_query_run_on(tell ? &maintained->apply_telling[size] : &maintained->apply[size],
-					  &rows, args, NULL, row_fn, keys);
+	view_run(maintained, tell ? &maintained->apply_telling[size] : &maintained->apply[size],
+			 &rows, args, NULL, tell, row_fn, keys);
 	if (!lent)
 		tuplestore_end(rows.store);
 }
@@ -230,7 +233,7 @@ view_apply_range(CqrsMaintained *maintained, CqrsHandlerCall *call, bool tell, C
 	cqrs_outbox_range_count(call->range);
 	PG_TRY();
 	{
-		cqrs_query_run(query, args, nulls, row_fn, keys);
+		view_run(maintained, query, NULL, args, nulls, tell, row_fn, keys);
 	}
 	PG_FINALLY();
 	{
@@ -238,6 +241,36 @@ view_apply_range(CqrsMaintained *maintained, CqrsHandlerCall *call, bool tell, C
 	}
 	PG_END_TRY();
 	cqrs_outbox_range_find_last(call->range);
+}
+
+/*
+ * Run the statement for many events: as one that merges the rows that it makes, or else
+ * as it is.
+ */
+static void
+view_run(CqrsMaintained *maintained, CqrsQuery *query, const CqrsRows *rows, Datum *args,
+		 const char *nulls, bool tell, CqrsRowFn row_fn, Keys *keys)
+{
+	const CqrsView *view = maintained->view;
+	CqrsUpsertLeft left;
+	CqrsRows	proposed = {
+		.name = "proposed",
+		.relid = maintained->tables.read_table
+	};
+
+	if (!view->grouped || view->nkept > 0 ||
+		!cqrs_upsert_batch_run(query, maintained->tables.read_table, rows, args, nulls, row_fn,
+							   keys, &left))
+	{
+		cqrs_query_run_on(query, rows, args, nulls, row_fn, keys);
+		return;
+	}
+	proposed.store = left.store;
+	proposed.nrows = left.nrows;
+	if (left.nrows > 0)
+		cqrs_query_run_on(tell ? &maintained->merge_telling : &maintained->merge, &proposed, NULL,
+						  NULL, row_fn, keys);
+	tuplestore_end(left.store);
 }
 
 /* A query without groups has one row before any event. */

@@ -33,11 +33,13 @@
 #define OUR_SEARCH_PATH "pg_catalog, pg_temp"
 
 static void query_prepare(CqrsQuery *query);
-static CachedPlan *query_plan(CqrsQuery *query);
+static CachedPlan *query_plan(CqrsQuery *query, const CqrsRows *rows, ParamListInfo params,
+							  QueryEnvironment **env);
 static int	query_settings(const CqrsQuery *query, bool shape);
 static bool query_must_shape(const CqrsQuery *query);
 static void query_note_plan(CqrsQuery *query, bool shaped);
-static void query_register(const CqrsRows *rows);
+static EphemeralNamedRelation query_relation(const CqrsRows *rows);
+static void query_register(EphemeralNamedRelation relation);
 static void query_set_off(const char *const *names);
 static void query_become(CqrsUserContext *context, Oid userid);
 static bool row_receive(TupleTableSlot *slot, DestReceiver *self);
@@ -84,7 +86,7 @@ cqrs_query_run_on(CqrsQuery *query, const CqrsRows *rows, Datum *args,
 	if (SPI_connect() != SPI_OK_CONNECT)
 		elog(ERROR, "SPI_connect failed");
 	if (rows != NULL)
-		query_register(rows);
+		query_register(query_relation(rows));
 	if (query->plan == NULL)
 		query_prepare(query);
 
@@ -120,6 +122,7 @@ cqrs_query_run_on(CqrsQuery *query, const CqrsRows *rows, Datum *args,
 void
 cqrs_query_run_with_rights(CqrsQuery *query, Datum *args, const char *nulls)
 {
+	QueryEnvironment *env;
 	CachedPlan *plan;
 	QueryDesc  *desc;
 	Oid			userid;
@@ -135,7 +138,7 @@ cqrs_query_run_with_rights(CqrsQuery *query, Datum *args, const char *nulls)
 	GetUserIdAndSecContext(&userid, &sec_context);
 	SetUserIdAndSecContext(cqrs_catalog_owner(), sec_context | SECURITY_LOCAL_USERID_CHANGE);
 	nest_level = query_settings(query, false);
-	plan = query_plan(query);
+	plan = query_plan(query, NULL, NULL, &env);
 
 	error_context_stack = &callback;
 	PushActiveSnapshot(GetTransactionSnapshot());
@@ -158,6 +161,25 @@ cqrs_query_run_with_rights(CqrsQuery *query, Datum *args, const char *nulls)
 	CommandCounterIncrement();
 	ReleaseCachedPlan(plan, CurrentResourceOwner);
 	error_context_stack = callback.previous;
+}
+
+/*
+ * The plan of a statement that is to be run as the current user, under the settings of
+ * now; to be released. With rows, the executor needs what *env is set to, to find them.
+ */
+CachedPlan *
+cqrs_query_plan(CqrsQuery *query, const CqrsRows *rows, ParamListInfo params,
+				QueryEnvironment **env)
+{
+	bool		shape = query_must_shape(query);
+	int			nest_level = query_settings(query, shape);
+	CachedPlan *plan = query_plan(query, rows, params, env);
+
+	Assert(query->flags & CQRS_QUERY_IN_PLACE);
+	if (nest_level > 0)
+		AtEOXact_GUC(true, nest_level);
+	query_note_plan(query, shape);
+	return plan;
 }
 
 /* For error_context_stack: which statement it was, as SPI says it. arg is a CqrsQuery. */
@@ -342,23 +364,31 @@ query_prepare(CqrsQuery *query)
 }
 
 /*
- * The plan of a statement, whatever its arguments are; to be released. As the user
- * and under the settings that the statement is to be planned for.
+ * The plan of a statement; to be released. As the user and under the settings that the
+ * statement is to be planned for. *env is where it finds rows, or NULL.
  */
 static CachedPlan *
-query_plan(CqrsQuery *query)
+query_plan(CqrsQuery *query, const CqrsRows *rows, ParamListInfo params, QueryEnvironment **env)
 {
-	CachedPlan *plan;
+	EphemeralNamedRelation relation = rows != NULL ? query_relation(rows) : NULL;
 
-	if (SPI_connect() != SPI_OK_CONNECT)
-		elog(ERROR, "SPI_connect failed");
 	if (query->plan == NULL)
+	{
+		if (SPI_connect() != SPI_OK_CONNECT)
+			elog(ERROR, "SPI_connect failed");
+		if (relation != NULL)
+			query_register(relation);
 		query_prepare(query);
-	plan = SPI_plan_get_cached_plan(query->plan);
-	if (plan == NULL)
-		elog(ERROR, "SPI_plan_get_cached_plan failed");
-	SPI_finish();
-	return plan;
+		SPI_finish();
+	}
+	*env = NULL;
+	if (relation != NULL)
+	{
+		*env = create_queryEnv();
+		register_ENR(*env, relation);
+	}
+	return GetCachedPlan(linitial(SPI_plan_get_plan_sources(query->plan)), params,
+						 CurrentResourceOwner, *env);
 }
 
 /*
@@ -398,22 +428,29 @@ query_note_plan(CqrsQuery *query, bool shaped)
 }
 
 /*
- * Give the statement that runs next its rows. SPI forgets them when it finishes. Who
- * analyses the statement looks at the relation, and counts on its being locked.
+ * What a statement knows rows by. Who analyses the statement looks at the relation, and
+ * counts on its being locked.
  */
-static void
-query_register(const CqrsRows *rows)
+static EphemeralNamedRelation
+query_relation(const CqrsRows *rows)
 {
-	EphemeralNamedRelation enr = palloc0(sizeof(EphemeralNamedRelationData));
-	int			rc;
+	EphemeralNamedRelation relation = palloc0(sizeof(EphemeralNamedRelationData));
 
 	LockRelationOid(rows->relid, AccessShareLock);
-	enr->md.name = unconstify(char *, rows->name);
-	enr->md.reliddesc = rows->relid;
-	enr->md.enrtype = ENR_NAMED_TUPLESTORE;
-	enr->md.enrtuples = rows->nrows;
-	enr->reldata = rows->store;
-	rc = SPI_register_relation(enr);
+	relation->md.name = unconstify(char *, rows->name);
+	relation->md.reliddesc = rows->relid;
+	relation->md.enrtype = ENR_NAMED_TUPLESTORE;
+	relation->md.enrtuples = rows->nrows;
+	relation->reldata = rows->store;
+	return relation;
+}
+
+/* Give the statement that runs next its rows. SPI forgets them when it finishes. */
+static void
+query_register(EphemeralNamedRelation relation)
+{
+	int			rc = SPI_register_relation(relation);
+
 	if (rc != SPI_OK_REL_REGISTER)
 		elog(ERROR, "SPI_register_relation failed: %s", SPI_result_code_string(rc));
 }

@@ -7,6 +7,8 @@
 
 #include "executor/spi.h"
 #include "executor/tuptable.h"
+#include "utils/plancache.h"
+#include "utils/queryenvironment.h"
 #include "utils/tuplestore.h"
 
 #include "settings.h"
@@ -76,6 +78,8 @@ extern uint64 cqrs_query_run(CqrsQuery *query, Datum *args, const char *nulls,
 extern uint64 cqrs_query_run_on(CqrsQuery *query, const CqrsRows *rows, Datum *args,
 								const char *nulls, CqrsRowFn row_fn, void *arg);
 extern void cqrs_query_run_with_rights(CqrsQuery *query, Datum *args, const char *nulls);
+extern CachedPlan *cqrs_query_plan(CqrsQuery *query, const CqrsRows *rows, ParamListInfo params,
+								   QueryEnvironment **env);
 extern void cqrs_query_error_callback(void *arg);
 extern ParamListInfo cqrs_query_params(const CqrsQuery *query, const Datum *args,
 									   const char *nulls);

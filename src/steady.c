@@ -64,7 +64,6 @@ static bool query_is_unsteady(Query *query);
 static bool conflict_is_unsteady(OnConflictExpr *conflict);
 static bool function_is_unsteady(Oid function, void *context);
 static bool function_is_internal(Oid function);
-static bool trigger_is_guard(const Trigger *trigger);
 static bool type_is_unsteady(Oid type);
 static bool table_is_unsteady(Oid relid);
 static bool index_is_unsteady(Oid indexid);
@@ -120,7 +119,7 @@ cqrs_steady_run(CqrsQuery *query, const Datum *args, const char *nulls, CqrsRowF
 
 	/* what an error ends is judged anew, and made ready anew */
 	cqrs_steady_doubt(query);
-	if (query->upsert == NULL || row_fn != NULL || !cqrs_upsert_run(query->upsert, params))
+	if (query->upsert == NULL || !cqrs_upsert_run(query->upsert, params, row_fn, arg))
 		steady_execute(source, params, row_fn, arg);
 	query->judged = judged;
 	PopActiveSnapshot();
@@ -360,17 +359,6 @@ function_is_internal(Oid function)
 	return result;
 }
 
-/* Is it our write guard, which asks nothing of rows that are updated? */
-static bool
-trigger_is_guard(const Trigger *trigger)
-{
-	char	   *name = get_func_name(trigger->tgfoid);
-
-	return trigger->tgqual == NULL && name != NULL && strcmp(name, "guard_read_table") == 0 &&
-		get_func_namespace(trigger->tgfoid) == get_rel_namespace(cqrs_catalog_relation("registry", false)) &&
-		(!TRIGGER_FOR_ROW(trigger->tgtype) || !TRIGGER_FOR_UPDATE(trigger->tgtype));
-}
-
 /*
  * May a setting matter to immutable functions of PostgreSQL's that are given values
  * of the type, but for the above? Not where it is one of the types that nearly all
@@ -422,15 +410,12 @@ table_is_unsteady(Oid relid)
 {
 	Relation	rel = table_open(relid, NoLock);
 	TupleDesc	desc = RelationGetDescr(rel);
-	bool		result = desc->constr != NULL &&
-		(desc->constr->num_check > 0 || cqrs_compat_has_generated(desc->constr));
+	bool		result = !cqrs_upsert_is_plain_table(rel);
 	ListCell   *lc;
 
 	for (int i = 0; i < desc->natts; i++)
 		result |= !TupleDescAttr(desc, i)->attisdropped &&
 			type_is_unsteady(TupleDescAttr(desc, i)->atttypid);
-	for (int i = 0; rel->trigdesc != NULL && i < rel->trigdesc->numtriggers; i++)
-		result |= !trigger_is_guard(&rel->trigdesc->triggers[i]);
 	foreach(lc, RelationGetIndexList(rel))
 		result |= index_is_unsteady(lfirst_oid(lc));
 	table_close(rel, NoLock);

@@ -1,16 +1,20 @@
 /*
  * upsert.c
- *		Merge one row into a table as a kept plan says, without starting the executor.
+ *		Merge rows into a table as a plan says that inserts them or, where there is one
+ *		of the key, updates that.
  *
- * To start and end a statement costs the executor as much as to find and write the
- * row, and most of that is to make all expressions ready to be evaluated. Here they
- * stay ready, for as long as the plan is valid: steady.c lets through only plans whose
- * functions and types are PostgreSQL's own and harmless, and so remember nothing that
- * would not outlive a transaction. So do the scan keys of the unique index. The row is
- * written as logical replication writes single rows (execReplication.c), but for two
- * things:
+ * A plan for one row is not even given to the executor. To start and end a statement
+ * costs it as much as to find and write the row, and most of that is to make all
+ * expressions ready to be evaluated. Here they stay ready, for as long as the plan is
+ * valid: steady.c lets through only plans whose functions and types are PostgreSQL's own
+ * and harmless, and so remember nothing that would not outlive a transaction. So do the
+ * scan keys of the unique index. Of a plan for many rows the executor computes these
+ * (upsert_batch.c), and all is made ready each time.
  *
- * It is not locked first. A version never changes, so where nobody has touched the
+ * Rows are written as logical replication writes single rows (execReplication.c), but
+ * for two things:
+ *
+ * They are not locked first. A version never changes, so where nobody has touched the
  * one that was merged with, it is enough that it is still the latest when it is
  * replaced, which table_tuple_update says. That spares a WAL record.
  *
@@ -35,6 +39,8 @@
 #include "access/tableam.h"
 #include "access/xact.h"
 #include "catalog/pg_am.h"
+#include "catalog/pg_trigger.h"
+#include "commands/trigger.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
 #include "nodes/plannodes.h"
@@ -67,31 +73,46 @@ struct CqrsUpsert
 	bool		finds_nulls;
 	TupleTableSlot *old;
 	Size		room;			/* that a page needs for the next version of a row */
-	Oid			checked_user;	/* who may run the plan, */
-	uint64		checked_at;		/* at this count of cqrs_catalog_rights_changes */
 	ExprContext *econtext;
+	ProjectionInfo *merge;		/* the row that takes the old one's place */
+	ProjectionInfo *returning;	/* what is told of that; NULL = nothing */
+
+	/* of a plan for one row */
+	Oid			checked_user;	/* who may run it, */
+	uint64		checked_at;		/* at this count of cqrs_catalog_rights_changes */
 	ExprState  *filter;			/* is there a row at all? NULL = yes */
 	ProjectionInfo *propose;	/* the row that INSERT proposes */
-	ProjectionInfo *merge;		/* the one that takes the old one's place */
+
+	/* from open to close */
+	MemoryContext context;
+	Relation	rel;
+	Relation	index;
+	IndexScanDesc scan;
+	SnapshotData dirty;			/* of the scan */
+	EState	   *estate;			/* of what follows; NULL = none yet */
+	ResultRelInfo *indexes;		/* open for new entries */
 };
 
+static CqrsUpsert *upsert_make(const PlannedStmt *plan, Relation rel);
 static void upsert_check_permissions(CqrsUpsert *upsert);
 static const ModifyTable *upsert_node(const PlannedStmt *plan);
+static bool upsert_is_one_row(const ModifyTable *modify);
 static bool upsert_writes_key(const ModifyTable *modify, Relation rel);
 static bool upsert_prepare_keys(CqrsUpsert *upsert, Relation rel);
 static Const *index_constant(Relation index);
-static bool upsert_in(CqrsUpsert *upsert, Relation rel);
-static TM_Result upsert_try(CqrsUpsert *upsert, Relation rel, Relation index,
-							TupleTableSlot *proposed);
+static void upsert_open(CqrsUpsert *upsert);
+static void upsert_close(CqrsUpsert *upsert);
+static bool upsert_row(CqrsUpsert *upsert, TupleTableSlot *proposed, CqrsRowFn row_fn, void *arg);
+static TM_Result upsert_try(CqrsUpsert *upsert, TupleTableSlot *proposed);
 static bool upsert_set_keys(CqrsUpsert *upsert, TupleTableSlot *proposed);
-static bool upsert_find(CqrsUpsert *upsert, Relation rel, Relation index, Snapshot snapshot);
-static bool upsert_fetch(CqrsUpsert *upsert, Relation rel, IndexScanDesc scan, ItemPointer tid);
+static bool upsert_find(CqrsUpsert *upsert);
+static bool upsert_fetch(CqrsUpsert *upsert, ItemPointer tid);
 static bool upsert_is_untouched(CqrsUpsert *upsert);
-static TM_Result upsert_lock(CqrsUpsert *upsert, Relation rel);
-static TM_Result upsert_merge(CqrsUpsert *upsert, Relation rel, TupleTableSlot *proposed);
-static void upsert_index(CqrsUpsert *upsert, Relation rel, TupleTableSlot *merged,
-						 TU_UpdateIndexes which);
+static TM_Result upsert_lock(CqrsUpsert *upsert);
+static TM_Result upsert_merge(CqrsUpsert *upsert, TupleTableSlot *proposed);
+static void upsert_index(CqrsUpsert *upsert, TupleTableSlot *merged, TU_UpdateIndexes which);
 static bool row_is_complete(Relation rel, TupleTableSlot *slot);
+static bool trigger_is_guard(const Trigger *trigger);
 
 /*
  * Make a steady plan's expressions ready, in a memory context that the caller resets
@@ -107,73 +128,176 @@ cqrs_upsert_prepare(const PlannedStmt *plan, MemoryContext context)
 	Relation	rel;
 	MemoryContext old;
 	CqrsUpsert *upsert;
-	TupleDesc	desc;
 
-	if (modify == NULL)
+	if (modify == NULL || !upsert_is_one_row(modify))
 		return NULL;
 	rel = table_open(rt_fetch(linitial_int(modify->resultRelations), plan->rtable)->relid, NoLock);
 	old = MemoryContextSwitchTo(context);
-	upsert = palloc0(sizeof(CqrsUpsert));
-	upsert->plan = plan;
-	upsert->modify = modify;
-	upsert->relid = RelationGetRelid(rel);
-	if (rel->rd_rel->relkind != RELKIND_RELATION || rel->rd_rel->relispartition ||
-		rel->rd_tableam != GetHeapamTableAmRoutine() ||
-		upsert_writes_key(modify, rel) || !upsert_prepare_keys(upsert, rel))
+	upsert = upsert_make(plan, rel);
+	if (upsert != NULL)
 	{
-		MemoryContextSwitchTo(old);
-		table_close(rel, NoLock);
-		return NULL;
+		source = outerPlan(modify);
+		upsert->filter = ExecInitQual((List *) ((const Result *) source)->resconstantqual, NULL);
+		upsert->propose = ExecBuildProjectionInfo(source->targetlist, upsert->econtext,
+												  MakeSingleTupleTableSlot(upsert->old->tts_tupleDescriptor,
+																		   &TTSOpsVirtual),
+												  NULL, NULL);
 	}
-
-	upsert->room = MIN_ROOM;
-	upsert->econtext = CreateStandaloneExprContext();
-	source = outerPlan(modify);
-
-	/* with what old rows have in columns that were added later */
-	desc = CreateTupleDescCopyConstr(RelationGetDescr(rel));
-	upsert->old = MakeSingleTupleTableSlot(desc, &TTSOpsBufferHeapTuple);
-	upsert->filter = ExecInitQual((List *) ((const Result *) source)->resconstantqual, NULL);
-	upsert->propose = ExecBuildProjectionInfo(source->targetlist, upsert->econtext,
-											  MakeSingleTupleTableSlot(desc, &TTSOpsVirtual),
-											  NULL, NULL);
-	upsert->merge = ExecBuildUpdateProjection(modify->onConflictSet, true,
-											  modify->onConflictCols, desc, upsert->econtext,
-											  MakeSingleTupleTableSlot(desc, &TTSOpsVirtual),
-											  NULL);
 	MemoryContextSwitchTo(old);
 	table_close(rel, NoLock);
 	return upsert;
 }
 
 /*
- * Propose the row and merge it, under the active snapshot. Returns false where that
- * is left to the executor; then nothing is done, though a row may be locked. After an
- * error it is not to be run again: who knows what its expressions have begun?
+ * Make a plan's expressions ready, but for those of the rows that it inserts, which
+ * may be many. Returns NULL where the plan is not of the kind: INSERT .. SELECT ..
+ * ON CONFLICT (key) DO UPDATE. The plan's tables are locked, and the one that is written
+ * to is plain; cqrs_upsert_end comes before the end of the current memory context.
+ */
+CqrsUpsert *
+cqrs_upsert_begin(const PlannedStmt *plan, ParamListInfo params)
+{
+	const ModifyTable *modify = upsert_node(plan);
+	CqrsUpsert *upsert;
+	Relation	rel;
+
+	if (modify == NULL)
+		return NULL;
+	rel = table_open(rt_fetch(linitial_int(modify->resultRelations), plan->rtable)->relid, NoLock);
+	upsert = upsert_make(plan, rel);
+	if (upsert != NULL)
+	{
+		upsert->econtext->ecxt_param_list_info = params;
+		upsert_open(upsert);
+	}
+	table_close(rel, NoLock);
+	return upsert;
+}
+
+/* Close what is open for many rows. */
+void
+cqrs_upsert_end(CqrsUpsert *upsert)
+{
+	upsert_close(upsert);
+	ExecDropSingleTupleTableSlot(upsert->old);
+	FreeExprContext(upsert->econtext, true);
+}
+
+/* What both have in common, in the current memory context; or NULL. */
+static CqrsUpsert *
+upsert_make(const PlannedStmt *plan, Relation rel)
+{
+	const ModifyTable *modify = upsert_node(plan);
+	CqrsUpsert *upsert = palloc0(sizeof(CqrsUpsert));
+	TupleDesc	desc;
+
+	upsert->plan = plan;
+	upsert->modify = modify;
+	upsert->relid = RelationGetRelid(rel);
+	if (rel->rd_rel->relkind != RELKIND_RELATION || rel->rd_rel->relispartition ||
+		rel->rd_tableam != GetHeapamTableAmRoutine() ||
+		upsert_writes_key(modify, rel) || !upsert_prepare_keys(upsert, rel))
+		return NULL;
+
+	upsert->room = MIN_ROOM;
+	upsert->econtext = CreateStandaloneExprContext();
+
+	/* with what old rows have in columns that were added later */
+	desc = CreateTupleDescCopyConstr(RelationGetDescr(rel));
+	upsert->old = MakeSingleTupleTableSlot(desc, &TTSOpsBufferHeapTuple);
+	upsert->merge = ExecBuildUpdateProjection(modify->onConflictSet, true,
+											  modify->onConflictCols, desc, upsert->econtext,
+											  MakeSingleTupleTableSlot(desc, &TTSOpsVirtual),
+											  NULL);
+	if (plan->hasReturning)
+	{
+		List	   *list = linitial_node(List, modify->returningLists);
+
+		upsert->returning = ExecBuildProjectionInfo(list, upsert->econtext,
+													MakeSingleTupleTableSlot(ExecTypeFromTL(list),
+																			 &TTSOpsVirtual),
+													NULL, desc);
+	}
+	return upsert;
+}
+
+/*
+ * Is anything but a statement's own expressions to be asked when a row of the table is
+ * written? The write guard is not, as it is us who write.
  */
 bool
-cqrs_upsert_run(CqrsUpsert *upsert, ParamListInfo params)
+cqrs_upsert_is_plain_table(Relation rel)
+{
+	const TupleConstr *constr = RelationGetDescr(rel)->constr;
+	bool		result = constr == NULL ||
+		(constr->num_check == 0 && !cqrs_compat_has_generated(constr));
+
+	for (int i = 0; rel->trigdesc != NULL && i < rel->trigdesc->numtriggers; i++)
+		result &= trigger_is_guard(&rel->trigdesc->triggers[i]);
+	return result;
+}
+
+/* Is it our write guard, which asks nothing of rows that are updated? */
+static bool
+trigger_is_guard(const Trigger *trigger)
+{
+	char	   *name = get_func_name(trigger->tgfoid);
+
+	return trigger->tgqual == NULL && name != NULL && strcmp(name, "guard_read_table") == 0 &&
+		get_func_namespace(trigger->tgfoid) == get_rel_namespace(cqrs_catalog_relation("registry", false)) &&
+		(!TRIGGER_FOR_ROW(trigger->tgtype) || !TRIGGER_FOR_UPDATE(trigger->tgtype));
+}
+
+/* Must it be the executor, as somebody looks on, or is entitled to one snapshot? */
+bool
+cqrs_upsert_is_barred(void)
+{
+	return IsolationUsesXactSnapshot() || XactReadOnly ||
+		ExecutorStart_hook != NULL || ExecutorRun_hook != NULL ||
+		ExecutorFinish_hook != NULL || ExecutorEnd_hook != NULL;
+}
+
+/*
+ * Propose the row and merge it, under the active snapshot, and hand what is returned
+ * of it to row_fn. Returns false where that is left to the executor; then nothing is
+ * done, though a row may be locked. After an error it is not to be run again: who
+ * knows what its expressions have begun?
+ */
+bool
+cqrs_upsert_run(CqrsUpsert *upsert, ParamListInfo params, CqrsRowFn row_fn, void *arg)
 {
 	ExprContext *econtext = upsert->econtext;
 	MemoryContext old;
-	Relation	rel;
-	bool		done;
+	bool		done = true;
 
-	if (IsolationUsesXactSnapshot() || XactReadOnly ||
-		ExecutorStart_hook != NULL || ExecutorRun_hook != NULL ||
-		ExecutorFinish_hook != NULL || ExecutorEnd_hook != NULL)
+	if (cqrs_upsert_is_barred())
 		return false;
 
 	ResetExprContext(econtext);
 	econtext->ecxt_param_list_info = params;
 	old = MemoryContextSwitchTo(econtext->ecxt_per_tuple_memory);
 	upsert_check_permissions(upsert);
-	rel = table_open(upsert->relid, NoLock);
-	done = upsert_in(upsert, rel);
-	table_close(rel, NoLock);
-	ExecClearTuple(upsert->old);
+	if (ExecQual(upsert->filter, econtext))
+	{
+		upsert_open(upsert);
+		done = upsert_row(upsert, ExecProject(upsert->propose), row_fn, arg);
+		upsert_close(upsert);
+	}
 	MemoryContextSwitchTo(old);
 	ResetExprContext(econtext);
+	return done;
+}
+
+/* The same for one of many rows, which somebody proposes. */
+bool
+cqrs_upsert_merge(CqrsUpsert *upsert, TupleTableSlot *proposed, CqrsRowFn row_fn, void *arg)
+{
+	MemoryContext old = MemoryContextSwitchTo(upsert->econtext->ecxt_per_tuple_memory);
+	bool		done = upsert_row(upsert, proposed, row_fn, arg);
+
+	ExecClearTuple(upsert->old);
+	MemoryContextSwitchTo(old);
+	ResetExprContext(upsert->econtext);
 	return done;
 }
 
@@ -196,21 +320,26 @@ static const ModifyTable *
 upsert_node(const PlannedStmt *plan)
 {
 	const ModifyTable *modify = (const ModifyTable *) plan->planTree;
-	const Plan *source;
 
 	if (plan->commandType != CMD_INSERT || plan->subplans != NIL || plan->rowMarks != NIL ||
-		plan->hasReturning || !IsA(modify, ModifyTable))
+		!IsA(modify, ModifyTable))
 		return NULL;
-	source = outerPlan(modify);
 	if (modify->operation != CMD_INSERT || list_length(modify->resultRelations) != 1 ||
 		modify->rootRelation != 0 || modify->onConflictAction != ONCONFLICT_UPDATE ||
 		modify->onConflictWhere != NULL || modify->withCheckOptionLists != NIL ||
 		list_length(modify->arbiterIndexes) != 1)
 		return NULL;
-	if (!IsA(source, Result) || outerPlan(source) != NULL || source->qual != NIL ||
-		source->initPlan != NIL)
-		return NULL;
 	return modify;
+}
+
+/* Is what it inserts a row, or none, that is made of nothing but parameters? */
+static bool
+upsert_is_one_row(const ModifyTable *modify)
+{
+	const Plan *source = outerPlan(modify);
+
+	return IsA(source, Result) && outerPlan(source) == NULL && source->qual == NIL &&
+		source->initPlan == NIL;
 }
 
 /* Does the plan set a column of a key? Then a lock of the row would be another. */
@@ -275,31 +404,55 @@ index_constant(Relation index)
 	return constant->constisnull || !constant->constbyval ? NULL : constant;
 }
 
+/* Open the table, and what finds rows in it. */
+static void
+upsert_open(CqrsUpsert *upsert)
+{
+	upsert->context = CurrentMemoryContext;
+	upsert->rel = table_open(upsert->relid, NoLock);
+	CheckCmdReplicaIdentity(upsert->rel, CMD_UPDATE);
+	upsert->index = index_open(upsert->indexid, RowExclusiveLock);
+	InitDirtySnapshot(upsert->dirty);
+	upsert->scan = cqrs_compat_index_beginscan(upsert->rel, upsert->index, &upsert->dirty,
+											   upsert->nkeys);
+	upsert->estate = NULL;
+}
+
+static void
+upsert_close(CqrsUpsert *upsert)
+{
+	ExecClearTuple(upsert->old);
+	if (upsert->estate != NULL)
+	{
+		ExecCloseIndices(upsert->indexes);
+		FreeExecutorState(upsert->estate);
+	}
+	index_endscan(upsert->scan);
+	index_close(upsert->index, RowExclusiveLock);
+	table_close(upsert->rel, NoLock);
+}
+
 /*
- * Propose and merge, with the table open. Who was faster with the row has made another
- * of it, so then it is looked for once more, as the executor does under read committed.
+ * Merge a row. Who was faster with the one that is there has made another of it, so then
+ * it is looked for once more, as the executor does under read committed.
  */
 static bool
-upsert_in(CqrsUpsert *upsert, Relation rel)
+upsert_row(CqrsUpsert *upsert, TupleTableSlot *proposed, CqrsRowFn row_fn, void *arg)
 {
-	TupleTableSlot *proposed;
-	Relation	index;
 	TM_Result	result;
 
-	if (!ExecQual(upsert->filter, upsert->econtext))
-		return true;
-	proposed = ExecProject(upsert->propose);
-	if (!row_is_complete(rel, proposed) || !upsert_set_keys(upsert, proposed))
+	if (!row_is_complete(upsert->rel, proposed) || !upsert_set_keys(upsert, proposed))
 		return false;
-
-	CheckCmdReplicaIdentity(rel, CMD_UPDATE);
-	index = index_open(upsert->indexid, RowExclusiveLock);
 	do
 	{
 		CHECK_FOR_INTERRUPTS();
-		result = upsert_try(upsert, rel, index, proposed);
+		result = upsert_try(upsert, proposed);
 	} while (result == TM_Updated || result == TM_Deleted);
-	index_close(index, RowExclusiveLock);
+	if (result == TM_Ok && row_fn != NULL)
+	{
+		upsert->econtext->ecxt_scantuple = upsert->merge->pi_state.resultslot;
+		(void) row_fn(ExecProject(upsert->returning), arg);
+	}
 	return result == TM_Ok;
 }
 
@@ -310,18 +463,16 @@ upsert_in(CqrsUpsert *upsert, Relation rel)
  * yet: TM_Invisible, as where there is none.
  */
 static TM_Result
-upsert_try(CqrsUpsert *upsert, Relation rel, Relation index, TupleTableSlot *proposed)
+upsert_try(CqrsUpsert *upsert, TupleTableSlot *proposed)
 {
-	SnapshotData dirty;
 	TM_Result	locked = TM_Ok;
 
-	InitDirtySnapshot(dirty);
 	ExecClearTuple(upsert->old);
-	if (!upsert_find(upsert, rel, index, &dirty) || TransactionIdIsValid(dirty.xmin))
+	if (!upsert_find(upsert) || TransactionIdIsValid(upsert->dirty.xmin))
 		return TM_Invisible;
 	if (!upsert_is_untouched(upsert))
-		locked = upsert_lock(upsert, rel);
-	return locked == TM_Ok ? upsert_merge(upsert, rel, proposed) : locked;
+		locked = upsert_lock(upsert);
+	return locked == TM_Ok ? upsert_merge(upsert, proposed) : locked;
 }
 
 /* Look for the proposed row's key. Returns false where its NULLs are not equal to others. */
@@ -345,19 +496,21 @@ upsert_set_keys(CqrsUpsert *upsert, TupleTableSlot *proposed)
 
 /*
  * Find the row of the key, as a snapshot sees it that may say who is at work on it.
- * Returns false where there is none.
+ * Returns false where there is none. Nothing of the index stays pinned. The scan keeps
+ * what it allocates from row to row.
  */
 static bool
-upsert_find(CqrsUpsert *upsert, Relation rel, Relation index, Snapshot snapshot)
+upsert_find(CqrsUpsert *upsert)
 {
-	IndexScanDesc scan = cqrs_compat_index_beginscan(rel, index, snapshot, upsert->nkeys);
+	MemoryContext old = MemoryContextSwitchTo(upsert->context);
 	ItemPointer tid;
 	bool		found = false;
 
-	index_rescan(scan, upsert->keys, upsert->nkeys, NULL, 0);
-	while (!found && (tid = index_getnext_tid(scan, ForwardScanDirection)) != NULL)
-		found = upsert_fetch(upsert, rel, scan, tid);
-	index_endscan(scan);
+	index_rescan(upsert->scan, upsert->keys, upsert->nkeys, NULL, 0);
+	while (!found && (tid = index_getnext_tid(upsert->scan, ForwardScanDirection)) != NULL)
+		found = upsert_fetch(upsert, tid);
+	index_rescan(upsert->scan, upsert->keys, upsert->nkeys, NULL, 0);
+	MemoryContextSwitchTo(old);
 	return found;
 }
 
@@ -366,8 +519,10 @@ upsert_find(CqrsUpsert *upsert, Relation rel, Relation index, Snapshot snapshot)
  * it will be of its size, or nearly so.
  */
 static bool
-upsert_fetch(CqrsUpsert *upsert, Relation rel, IndexScanDesc scan, ItemPointer tid)
+upsert_fetch(CqrsUpsert *upsert, ItemPointer tid)
 {
+	Relation	rel = upsert->rel;
+	IndexScanDesc scan = upsert->scan;
 	HeapTuple	tuple = &((BufferHeapTupleTableSlot *) upsert->old)->base.tupdata;
 	Buffer		buffer = ReadBuffer(rel, ItemPointerGetBlockNumber(tid));
 	Page		page = BufferGetPage(buffer);
@@ -405,20 +560,21 @@ upsert_is_untouched(CqrsUpsert *upsert)
 
 /* Lock the row, as an update of other columns than the key's does, and read it again. */
 static TM_Result
-upsert_lock(CqrsUpsert *upsert, Relation rel)
+upsert_lock(CqrsUpsert *upsert)
 {
 	ItemPointerData tid = upsert->old->tts_tid;
 	TM_FailureData failure;
 
-	return table_tuple_lock(rel, &tid, GetActiveSnapshot(), upsert->old,
+	return table_tuple_lock(upsert->rel, &tid, GetActiveSnapshot(), upsert->old,
 							GetCurrentCommandId(true), LockTupleNoKeyExclusive,
 							LockWaitBlock, 0, &failure);
 }
 
 /* Put what comes of both rows in the place of the old one, if that is the latest still. */
 static TM_Result
-upsert_merge(CqrsUpsert *upsert, Relation rel, TupleTableSlot *proposed)
+upsert_merge(CqrsUpsert *upsert, TupleTableSlot *proposed)
 {
+	Relation	rel = upsert->rel;
 	TupleTableSlot *merged;
 	TM_Result	result;
 	TM_FailureData failure;
@@ -434,23 +590,30 @@ upsert_merge(CqrsUpsert *upsert, Relation rel, TupleTableSlot *proposed)
 								GetActiveSnapshot(), InvalidSnapshot, true, &failure, &mode,
 								&which);
 	if (result == TM_Ok && which != TU_None)
-		upsert_index(upsert, rel, merged, which);
+		upsert_index(upsert, merged, which);
 	return result;
 }
 
 /* Enter a new version into indexes. There was no room for it in its page, or they have its values. */
 static void
-upsert_index(CqrsUpsert *upsert, Relation rel, TupleTableSlot *merged, TU_UpdateIndexes which)
+upsert_index(CqrsUpsert *upsert, TupleTableSlot *merged, TU_UpdateIndexes which)
 {
-	EState	   *estate = CreateExecutorState();
-	ResultRelInfo *result = makeNode(ResultRelInfo);
+	if (upsert->estate == NULL)
+	{
+		MemoryContext old = MemoryContextSwitchTo(upsert->context);
+		EState	   *estate = CreateExecutorState();
 
-	cqrs_compat_init_range_table(estate, upsert->plan);
-	InitResultRelInfo(result, rel, linitial_int(upsert->modify->resultRelations), NULL, 0);
-	ExecOpenIndices(result, false);
-	(void) cqrs_compat_insert_index_tuples(result, merged, estate, which);
-	ExecCloseIndices(result);
-	FreeExecutorState(estate);
+		MemoryContextSwitchTo(estate->es_query_cxt);
+		upsert->indexes = makeNode(ResultRelInfo);
+		cqrs_compat_init_range_table(estate, upsert->plan);
+		InitResultRelInfo(upsert->indexes, upsert->rel, linitial_int(upsert->modify->resultRelations),
+						  NULL, 0);
+		ExecOpenIndices(upsert->indexes, false);
+		MemoryContextSwitchTo(old);
+		upsert->estate = estate;
+	}
+	(void) cqrs_compat_insert_index_tuples(upsert->indexes, merged, upsert->estate, which);
+	ResetPerTupleExprContext(upsert->estate);
 }
 
 /* Does the row have all that must not be NULL? */

@@ -40,7 +40,7 @@ static void views_sweep(void);
 static void view_forget(CqrsMaintained *maintained);
 static void view_clear(CqrsMaintained *maintained);
 static void view_make(CqrsMaintained *maintained, const CqrsProjection *projection);
-static void view_make_queries(CqrsMaintained *maintained, CqrsQuery *batches,
+static void view_make_queries(CqrsMaintained *maintained, CqrsQuery *batches, CqrsQuery *merge,
 							  CqrsQuery (*ranges)[2], bool tell);
 static void view_relation_changed(Oid relid, void *arg);
 static void view_syscache_callback(Datum arg, int cacheid, uint32 hashvalue);
@@ -155,6 +155,8 @@ view_forget(CqrsMaintained *maintained)
 		cqrs_query_forget(&maintained->apply[i]);
 		cqrs_query_forget(&maintained->apply_telling[i]);
 	}
+	cqrs_query_forget(&maintained->merge);
+	cqrs_query_forget(&maintained->merge_telling);
 	for (int i = 0; i < 2; i++)
 		for (int j = 0; j < 2; j++)
 		{
@@ -196,22 +198,24 @@ view_make(CqrsMaintained *maintained, const CqrsProjection *projection)
 	maintained->view = cqrs_view_parse(projection->query);
 	cqrs_view_table_check(maintained->view, &maintained->tables);
 	maintained->may_pass_over = cqrs_view_table_has_deciding_triggers(maintained->tables.read_table);
-	view_make_queries(maintained, maintained->apply, maintained->range, false);
-	view_make_queries(maintained, maintained->apply_telling, maintained->range_telling, true);
+	view_make_queries(maintained, maintained->apply, &maintained->merge, maintained->range, false);
+	view_make_queries(maintained, maintained->apply_telling, &maintained->merge_telling,
+					  maintained->range_telling, true);
 	MemoryContextSwitchTo(old);
 	MemoryContextSetParent(context, CacheMemoryContext);
 	maintained->context = context;
 }
 
 /*
- * A statement for each size of batches, of which the smallest has one event; and for
- * ranges. Of these, long ones are planned for each anew: whether to go through the
+ * A statement for each size of batches, of which the smallest has one event; for rows
+ * that one of these proposes; and for ranges. Of these, long ones are planned for each anew: whether to go through the
  * outbox by position or as it lies depends on how much of it a range is. How many
  * events that is, statistics often don't know yet, so it is never taken for so few
  * as to sort. Events are counted one by one where some are passed over, else by groups.
  */
 static void
-view_make_queries(CqrsMaintained *maintained, CqrsQuery *batches, CqrsQuery (*ranges)[2], bool tell)
+view_make_queries(CqrsMaintained *maintained, CqrsQuery *batches, CqrsQuery *merge,
+				  CqrsQuery (*ranges)[2], bool tell)
 {
 	const CqrsView *view = maintained->view;
 	const CqrsViewTables *tables = &maintained->tables;
@@ -236,6 +240,11 @@ view_make_queries(CqrsMaintained *maintained, CqrsQuery *batches, CqrsQuery (*ra
 		.flags = CQRS_QUERY_IN_PLACE | CQRS_QUERY_BY_KEY,
 		.nargs = view->nkept > 0 ? 2 : 0,
 		.argtypes = {INT8OID, INT8OID}
+	};
+	*merge = (CqrsQuery)
+	{
+		.sql = cqrs_view_sql_merge(view, tables, tell),
+		.flags = CQRS_QUERY_IN_PLACE
 	};
 	for (int i = 0; i < 2; i++)
 	{

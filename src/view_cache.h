@@ -33,6 +33,8 @@ typedef struct CqrsMaintained
 	bool		may_pass_over;	/* may a trigger keep a row from being written? */
 	CqrsQuery	apply[CQRS_QUERY_SIZE_CLASSES];
 	CqrsQuery	apply_telling[CQRS_QUERY_SIZE_CLASSES]; /* the keys */
+	CqrsQuery	merge;			/* rows that a batch proposes */
+	CqrsQuery	merge_telling;
 	CqrsQuery	range[2][2];	/* of any rows, and whole; long, and short */
 	CqrsQuery	range_telling[2][2];
 } CqrsMaintained;

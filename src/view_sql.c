@@ -55,6 +55,7 @@ static void sql_fresh(CqrsViewSql *sql);
 static void sql_kept(CqrsViewSql *sql, bool fill);
 static void sql_kept_position(CqrsViewSql *sql, const CqrsViewColumn *column, int number, bool fill);
 static void sql_special(CqrsViewSql *sql, const char *prefix);
+static void sql_return_key(CqrsViewSql *sql);
 static void sql_key(CqrsViewSql *sql, const char *prefix, bool is_delta);
 static const CqrsViewColumn *kept_column(const CqrsView *view, int kept);
 
@@ -141,6 +142,27 @@ cqrs_view_sql_apply_from(const CqrsView *view, const CqrsViewTables *tables,
 	return sql_apply(&sql, return_keys);
 }
 
+/*
+ * Merge the rows "proposed", which are the read table's: what a batch has made of its
+ * groups. With return_keys, returns their keys as text. For views without a state table.
+ */
+char *
+cqrs_view_sql_merge(const CqrsView *view, const CqrsViewTables *tables, bool return_keys)
+{
+	CqrsViewSql sql = {.view = view,.tables = tables,.source = "proposed"};
+
+	initStringInfo(&sql.text);
+	appendStringInfo(&sql.text, "INSERT INTO %s AS t (", cqrs_view_merge_relation(tables->read_table));
+	sql_names(&sql, "");
+	appendStringInfoString(&sql.text, ") SELECT ");
+	sql_names(&sql, "");
+	appendStringInfo(&sql.text, " FROM %s", sql.source);
+	cqrs_view_merge_conflict(&sql);
+	if (return_keys)
+		sql_return_key(&sql);
+	return sql.text.data;
+}
+
 static char *
 sql_apply(CqrsViewSql *sql, bool return_keys)
 {
@@ -151,10 +173,7 @@ sql_apply(CqrsViewSql *sql, bool return_keys)
 	{
 		sql_simple(sql);
 		if (return_keys)
-		{
-			appendStringInfoString(text, " RETURNING ");
-			sql_key(sql, "t.", false);
-		}
+			sql_return_key(sql);
 		return text->data;
 	}
 	appendStringInfoString(text, "WITH ");
@@ -459,6 +478,14 @@ sql_kept_position(CqrsViewSql *sql, const CqrsViewColumn *column, int number, bo
 }
 
 /* --------------------------------------------------------------- helpers */
+
+/* RETURNING the projection's key of a row. */
+static void
+sql_return_key(CqrsViewSql *sql)
+{
+	appendStringInfoString(&sql->text, " RETURNING ");
+	sql_key(sql, "t.", false);
+}
 
 /* The projection's key of a row, as text. */
 static void

@@ -13,6 +13,8 @@ extern char *cqrs_view_sql_apply(const CqrsView *view, const CqrsViewTables *tab
 								 bool return_keys);
 extern char *cqrs_view_sql_apply_one(const CqrsView *view, const CqrsViewTables *tables,
 									 const char *source, bool return_keys);
+extern char *cqrs_view_sql_merge(const CqrsView *view, const CqrsViewTables *tables,
+								 bool return_keys);
 extern char *cqrs_view_sql_apply_from(const CqrsView *view, const CqrsViewTables *tables,
 									  const char *source, const char *condition,
 									  const char *having, bool return_keys);
