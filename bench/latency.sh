@@ -22,7 +22,7 @@ latency_seen() {
 	commit=$1
 	part "50 events a second, seen by a reader, synchronous_commit=$commit"
 	seconds=$(size 10 5)
-	rounds=$(size 5 3)
+	rounds=3
 
 	# The first round only warms up.
 	for ((i = 0; i <= rounds; i++)); do
@@ -124,7 +124,7 @@ latency_part() {
 	# With less of a commit to compare it with, the rest says less about us.
 	[ "$rate" != 50 ] || [ "$commit" != on ] || judged=1
 	part "$([ "$rate" = 0 ] && echo "as many events as go" || echo "$rate events a second"), synchronous_commit=$commit"
-	measure_in_turns latency "$(size 5 3)" "${peers[@]}"
+	measure_in_turns latency 3 "${peers[@]}"
 	peers_compare
 
 	# Of the three numbers, the first is the median, the second processor time, the third what 95 % are below.

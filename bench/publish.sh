@@ -16,7 +16,7 @@ suite_publish() {
 	done
 	commit=off clients=8
 	publish_with_all 1 "8 clients, single rows, synchronous_commit=off"
-	commit=on seconds=$(size 2 1) repetitions=$(size 5 3)
+	commit=on seconds=$(size 2 1) repetitions=3
 	for clients in $(size "1 8 16" 8); do
 		publish_with_all 1000 "$clients clients, 1,000 rows a statement, synchronous_commit=on"
 	done
