@@ -7,7 +7,7 @@ MODULE_big = cqrs_views
 DATA = $(wildcard $(EXTENSION)--*.sql)
 
 MODULES_IN_ORDER = \
-	guc deadline session settings catalog query upsert upsert_batch steady table_cache function lock trigger expression event key_set \
+	guc deadline session settings catalog query row_merge upsert upsert_batch steady table_cache function lock trigger expression event key_set \
 	era outbox outbox_walk outbox_read outbox_range outbox_pending horizon read_table projection registry checkpoint dead_letter attachment received parked_row arrival \
 	view_expression view_filter view_form view_aggregate view view_merge view_sql view_table view_depend \
 	handler handler_event handler_batch reducer reducer_table handler_reducer view_cache handler_view \

@@ -32,6 +32,14 @@
 
 #define OUR_SEARCH_PATH "pg_catalog, pg_temp"
 
+/* hands each row of a statement to a CqrsRowFn */
+typedef struct Receiver
+{
+	DestReceiver pub;
+	CqrsRowFn	row_fn;
+	void	   *arg;
+} Receiver;
+
 static void query_prepare(CqrsQuery *query);
 static CachedPlan *query_plan(CqrsQuery *query, const CqrsRows *rows, ParamListInfo params,
 							  QueryEnvironment **env);
@@ -41,6 +49,7 @@ static void query_note_plan(CqrsQuery *query, bool shaped);
 static EphemeralNamedRelation query_relation(const CqrsRows *rows);
 static void query_register(EphemeralNamedRelation relation);
 static void query_set_off(const char *const *names);
+static void query_receiver(Receiver *receiver, CqrsRowFn row_fn, void *arg);
 static void query_become(CqrsUserContext *context, Oid userid);
 static bool row_receive(TupleTableSlot *slot, DestReceiver *self);
 static void row_startup(DestReceiver *self, int operation, TupleDesc typeinfo);
@@ -68,7 +77,7 @@ uint64
 cqrs_query_run_on(CqrsQuery *query, const CqrsRows *rows, Datum *args,
 				  const char *nulls, CqrsRowFn row_fn, void *arg)
 {
-	CqrsReceiver receiver;
+	Receiver receiver;
 	SPIExecuteOptions options = {0};
 	Oid			userid;
 	int			sec_context;
@@ -90,7 +99,7 @@ cqrs_query_run_on(CqrsQuery *query, const CqrsRows *rows, Datum *args,
 	if (query->plan == NULL)
 		query_prepare(query);
 
-	cqrs_query_receiver(&receiver, row_fn, arg);
+	query_receiver(&receiver, row_fn, arg);
 	options.params = cqrs_query_params(query, args, nulls);
 	options.read_only = (query->flags & (CQRS_QUERY_ACTIVE | CQRS_QUERY_LATEST)) != 0;
 	options.dest = row_fn ? (DestReceiver *) &receiver : None_Receiver;
@@ -182,6 +191,27 @@ cqrs_query_plan(CqrsQuery *query, const CqrsRows *rows, ParamListInfo params,
 	return plan;
 }
 
+/*
+ * Give a plan to the executor, under the active snapshot, and each row that comes of it to
+ * row_fn, which may be NULL.
+ */
+void
+cqrs_query_execute(PlannedStmt *plan, const char *sql, ParamListInfo params,
+				   QueryEnvironment *env, CqrsRowFn row_fn, void *arg)
+{
+	Receiver receiver;
+	QueryDesc  *desc;
+
+	query_receiver(&receiver, row_fn, arg);
+	desc = CreateQueryDesc(plan, sql, GetActiveSnapshot(), InvalidSnapshot,
+						   row_fn ? (DestReceiver *) &receiver : None_Receiver, params, env, 0);
+	ExecutorStart(desc, 0);
+	cqrs_compat_executor_run(desc);
+	ExecutorFinish(desc);
+	ExecutorEnd(desc);
+	FreeQueryDesc(desc);
+}
+
 /* For error_context_stack: which statement it was, as SPI says it. arg is a CqrsQuery. */
 void
 cqrs_query_error_callback(void *arg)
@@ -250,10 +280,10 @@ cqrs_query_params(const CqrsQuery *query, const Datum *args, const char *nulls)
 }
 
 /* Make something to receive a statement's rows; row_fn is not NULL by then. */
-void
-cqrs_query_receiver(CqrsReceiver *receiver, CqrsRowFn row_fn, void *arg)
+static void
+query_receiver(Receiver *receiver, CqrsRowFn row_fn, void *arg)
 {
-	*receiver = (CqrsReceiver)
+	*receiver = (Receiver)
 	{
 		.pub = {
 			.receiveSlot = row_receive,
@@ -477,7 +507,7 @@ query_become(CqrsUserContext *context, Oid userid)
 static bool
 row_receive(TupleTableSlot *slot, DestReceiver *self)
 {
-	CqrsReceiver *receiver = (CqrsReceiver *) self;
+	Receiver *receiver = (Receiver *) self;
 
 	return receiver->row_fn(slot, receiver->arg);
 }

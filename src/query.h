@@ -65,14 +65,6 @@ typedef struct CqrsRows
 	int64		nrows;
 } CqrsRows;
 
-/* hands each row of a statement to a CqrsRowFn */
-typedef struct CqrsReceiver
-{
-	DestReceiver pub;
-	CqrsRowFn	row_fn;
-	void	   *arg;
-} CqrsReceiver;
-
 extern uint64 cqrs_query_run(CqrsQuery *query, Datum *args, const char *nulls,
 							 CqrsRowFn row_fn, void *arg);
 extern uint64 cqrs_query_run_on(CqrsQuery *query, const CqrsRows *rows, Datum *args,
@@ -80,10 +72,11 @@ extern uint64 cqrs_query_run_on(CqrsQuery *query, const CqrsRows *rows, Datum *a
 extern void cqrs_query_run_with_rights(CqrsQuery *query, Datum *args, const char *nulls);
 extern CachedPlan *cqrs_query_plan(CqrsQuery *query, const CqrsRows *rows, ParamListInfo params,
 								   QueryEnvironment **env);
+extern void cqrs_query_execute(PlannedStmt *plan, const char *sql, ParamListInfo params,
+							   QueryEnvironment *env, CqrsRowFn row_fn, void *arg);
 extern void cqrs_query_error_callback(void *arg);
 extern ParamListInfo cqrs_query_params(const CqrsQuery *query, const Datum *args,
 									   const char *nulls);
-extern void cqrs_query_receiver(CqrsReceiver *receiver, CqrsRowFn row_fn, void *arg);
 extern bool cqrs_query_keep_bigint(TupleTableSlot *slot, void *arg);
 extern void cqrs_query_forget(CqrsQuery *query);
 extern int	cqrs_query_size_class(int64 nrows);

@@ -30,10 +30,7 @@
 #include "catalog/pg_index.h"
 #include "catalog/pg_language.h"
 #include "catalog/pg_proc.h"
-#include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
-#include "commands/trigger.h"
-#include "executor/executor.h"
 #include "miscadmin.h"
 #include "nodes/nodeFuncs.h"
 #include "storage/lmgr.h"
@@ -48,14 +45,11 @@
 #include "utils/snapmgr.h"
 #include "utils/syscache.h"
 
-#include "catalog.h"
 #include "compat.h"
 #include "steady.h"
 #include "upsert.h"
 
 static void steady_lock(const PlannedStmt *plan);
-static void steady_execute(const CachedPlanSource *source, ParamListInfo params,
-						   CqrsRowFn row_fn, void *arg);
 static CachedPlanSource *steady_source(const CqrsQuery *query);
 static PlannedStmt *steady_plan(const CachedPlanSource *source);
 static bool steady_is_kept(const CqrsQuery *query, const CachedPlanSource *source);
@@ -120,7 +114,7 @@ cqrs_steady_run(CqrsQuery *query, const Datum *args, const char *nulls, CqrsRowF
 	/* what an error ends is judged anew, and made ready anew */
 	cqrs_steady_doubt(query);
 	if (query->upsert == NULL || !cqrs_upsert_run(query->upsert, params, row_fn, arg))
-		steady_execute(source, params, row_fn, arg);
+		cqrs_query_execute(steady_plan(source), source->query_string, params, NULL, row_fn, arg);
 	query->judged = judged;
 	PopActiveSnapshot();
 	CommandCounterIncrement();
@@ -144,25 +138,6 @@ steady_lock(const PlannedStmt *plan)
 		LockRelationOid(rte->relid, rte->rellockmode);
 		latest = rte->relid;
 	}
-}
-
-/* Run the plan under the active snapshot. */
-static void
-steady_execute(const CachedPlanSource *source, ParamListInfo params, CqrsRowFn row_fn, void *arg)
-{
-	CqrsReceiver receiver;
-	QueryDesc  *desc;
-
-	cqrs_query_receiver(&receiver, row_fn, arg);
-	desc = CreateQueryDesc(steady_plan(source), source->query_string, GetActiveSnapshot(),
-						   InvalidSnapshot,
-						   row_fn ? (DestReceiver *) &receiver : None_Receiver,
-						   params, NULL, 0);
-	ExecutorStart(desc, 0);
-	cqrs_compat_executor_run(desc);
-	ExecutorFinish(desc);
-	ExecutorEnd(desc);
-	FreeQueryDesc(desc);
 }
 
 /*

@@ -15,12 +15,10 @@
 
 #include "access/table.h"
 #include "access/xact.h"
-#include "executor/executor.h"
 #include "miscadmin.h"
 #include "utils/plancache.h"
 #include "utils/snapmgr.h"
 
-#include "compat.h"
 #include "upsert.h"
 #include "upsert_batch.h"
 
@@ -103,25 +101,16 @@ run_source(const PlannedStmt *stmt, const char *sql, ParamListInfo params, Query
 		   Merging *merging)
 {
 	PlannedStmt source = *stmt;
-	CqrsReceiver receiver;
-	QueryDesc  *desc;
 
 	source.commandType = CMD_SELECT;
 	source.hasReturning = false;
 	source.planTree = outerPlan(stmt->planTree);
 	source.resultRelations = NIL;
-	cqrs_query_receiver(&receiver, merge_row, merging);
 
 	PushActiveSnapshot(GetTransactionSnapshot());
 	CommandCounterIncrement();
 	UpdateActiveSnapshotCommandId();
-	desc = CreateQueryDesc(&source, sql, GetActiveSnapshot(), InvalidSnapshot,
-						   (DestReceiver *) &receiver, params, env, 0);
-	ExecutorStart(desc, 0);
-	cqrs_compat_executor_run(desc);
-	ExecutorFinish(desc);
-	ExecutorEnd(desc);
-	FreeQueryDesc(desc);
+	cqrs_query_execute(&source, sql, params, env, merge_row, merging);
 	PopActiveSnapshot();
 	CommandCounterIncrement();
 }
