@@ -9,6 +9,7 @@
  */
 #include "postgres.h"
 
+#include "access/gin.h"
 #include "access/htup_details.h"
 #include "catalog/namespace.h"
 #include "catalog/pg_ts_config.h"
@@ -26,6 +27,7 @@
 #include "utils/float.h"
 #include "utils/guc.h"
 #include "utils/lsyscache.h"
+#include "utils/rls.h"
 #include "utils/syscache.h"
 #include "utils/varlena.h"
 #include "utils/xml.h"
@@ -107,11 +109,21 @@ cqrs_settings_load(CqrsSettings *settings, Datum saved)
 
 /*
  * Put settings in force, for who has become the owner without, until he leaves;
- * and of those with a fixed value the one that takes as long to look at.
+ * and of those with a fixed value the ones that take as long to look at. (Of languages,
+ * there are none unless the language is loaded, or somebody has set them before.)
  */
 void
 cqrs_settings_put(const CqrsSettings *settings)
 {
+	static const char *const fixed[][2] = {
+		{"timezone_abbreviations", "Default"},
+		{"restrict_nonsystem_relation_kind", ""},
+		{"plpgsql.check_asserts", "on"},
+		{"plpgsql.extra_errors", "none"},
+		{"plpgsql.extra_warnings", "none"},
+		{"plperl.use_strict", "off"}
+	};
+
 	for (int i = 0; i < settings->nsettings; i++)
 	{
 		if (strcmp(settings->names[i], CQRS_SETTINGS_CONFIGURATION) == 0)
@@ -119,7 +131,9 @@ cqrs_settings_put(const CqrsSettings *settings)
 		else
 			cqrs_settings_set(settings->names[i], settings->values[i]);
 	}
-	cqrs_settings_set("timezone_abbreviations", "Default");
+	for (int i = 0; i < lengthof(fixed); i++)
+		if (GetConfigOption(fixed[i][0], true, false) != NULL)
+			cqrs_settings_set(fixed[i][0], fixed[i][1]);
 }
 
 /*
@@ -137,7 +151,10 @@ cqrs_settings_put_fixed(void)
 		{"extra_float_digits", "1"},
 		{"bytea_output", "hex"},
 		{"xmlbinary", "base64"},
-		{"xmloption", "content"}
+		{"xmloption", "content"},
+		{"backslash_quote", "safe_encoding"},
+		{"gin_fuzzy_search_limit", "0"},
+		{"row_security", "on"}
 	};
 
 	if (settings_are_fixed())
@@ -267,7 +284,9 @@ settings_are_fixed(void)
 {
 	return standard_conforming_strings && !Transform_null_equals && !quote_all_identifiers &&
 		Array_nulls && extra_float_digits == 1 && bytea_output == BYTEA_OUTPUT_HEX &&
-		xmlbinary == XMLBINARY_BASE64 && xmloption == XMLOPTION_CONTENT;
+		xmlbinary == XMLBINARY_BASE64 && xmloption == XMLOPTION_CONTENT &&
+		backslash_quote == BACKSLASH_QUOTE_SAFE_ENCODING && GinFuzzySearchLimit == 0 &&
+		row_security;
 }
 
 /* The value of a setting; of those that are asked for often, where it lies. */
