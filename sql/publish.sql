@@ -83,6 +83,12 @@ SET ROLE "regress Shop's";
 SELECT cqrs.publish('Order', 'granted', 'Placed') > 0 AS published;
 RESET ROLE;
 SELECT source FROM cqrs.outbox WHERE aggregate_id = 'granted';
+-- an event that a trigger keeps from being inserted has no position
+CREATE FUNCTION withhold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$;
+CREATE TRIGGER withhold BEFORE INSERT ON cqrs.outbox FOR EACH ROW WHEN (NEW.event_type = 'Withheld') EXECUTE FUNCTION withhold();
+SELECT cqrs.publish('Order', 'kept', 'Withheld') IS NULL AS withheld;
+DROP TRIGGER withhold ON cqrs.outbox;
+DROP FUNCTION withhold;
 SELECT cqrs.grant_publish(NULL); \echo :SQLSTATE
 SELECT cqrs.grant_publish('regress_unknown'); \echo :SQLSTATE
 SELECT cqrs.grant_publish(0); \echo :SQLSTATE

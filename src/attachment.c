@@ -46,6 +46,7 @@
 static bool attachments_concern(const List *rows, Oid relid);
 static void attachments_syscache_callback(Datum arg, int cacheid, uint32 hashvalue);
 static void *attachments_load_row(TupleTableSlot *slot);
+static void check_kind(Oid relid);
 static void refuse_table(Oid relid, const char *detail, const char *hint);
 static void add_trigger(Oid relid, const char *name, bool row, char fires_when);
 
@@ -134,18 +135,34 @@ cqrs_attachment_get(Oid relid)
 	return attachment;
 }
 
-/* Throw unless a role may attach or detach a table, and it is one that can be. */
+/*
+ * Throw unless a role may attach or detach a table, and it is one that can be. One that is
+ * attached can be detached, whatever has become of it.
+ */
 void
 cqrs_attachment_check_table(Oid relid, Oid role)
 {
-	char	   *nspname;
-	CqrsProjection *projection;
-
 	if (get_rel_name(relid) == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_UNDEFINED_TABLE),
 				 errmsg("relation with OID %u does not exist", relid)));
-	nspname = get_namespace_name(get_rel_namespace(relid));
+	if (cqrs_attachment_find(relid) == NULL)
+		check_kind(relid);
+	if (!cqrs_compat_class_ownercheck(relid, role))
+		ereport(ERROR,
+				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
+				 errmsg("must be owner of table \"%s\"", get_rel_name(relid)),
+				 errhint("SET ROLE %s;",
+						 quote_identifier(GetUserNameFromId(cqrs_catalog_table_owner(relid), false)))));
+}
+
+/* Throw unless a table is one that can be attached. */
+static void
+check_kind(Oid relid)
+{
+	char	   *nspname = get_namespace_name(get_rel_namespace(relid));
+	CqrsProjection *projection;
+
 	if (relid == cqrs_catalog_relation("outbox", false))
 		refuse_table(relid, "Its rows are events already, of this database.",
 					 "Have another database's events arrive in a table of your own, and attach that.");
@@ -163,12 +180,6 @@ cqrs_attachment_check_table(Oid relid, Oid role)
 		refuse_table(relid, psprintf("It is a read table: projection \"%s\" maintains it.",
 									 NameStr(projection->name)),
 					 "To publish what a projection computes, publish from its handler.");
-	if (!cqrs_compat_class_ownercheck(relid, role))
-		ereport(ERROR,
-				(errcode(ERRCODE_INSUFFICIENT_PRIVILEGE),
-				 errmsg("must be owner of table \"%s\"", get_rel_name(relid)),
-				 errhint("SET ROLE %s;",
-						 quote_identifier(GetUserNameFromId(cqrs_catalog_table_owner(relid), false)))));
 }
 
 /*

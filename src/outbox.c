@@ -206,7 +206,7 @@ cqrs_outbox_published_here(void)
  * Insert one event as the current user, with the current user's rights. values
  * are those of aggregate_type, aggregate_id, event_type, payload, metadata,
  * event_id, aggregate_version and occurred_at; the last three may be null.
- * Returns the position.
+ * Returns the position; 0 where somebody's trigger keeps it from being inserted.
  */
 int64
 cqrs_outbox_publish(Datum *values, const char *nulls)

@@ -76,21 +76,26 @@ cqrs_sql_pick_event(PG_FUNCTION_ARGS)
  * cqrs.publish(aggregate_type, aggregate_id, event_type, payload, metadata,
  * event_id, aggregate_version, occurred_at) RETURNS bigint
  *
- * Inserts one event with the caller's rights and returns its position. The
- * first five must not be null (ERRCODE_NOT_NULL_VIOLATION).
+ * Inserts one event with the caller's rights and returns its position, or NULL where
+ * somebody's trigger keeps it from being inserted. The first five must not be null
+ * (ERRCODE_NOT_NULL_VIOLATION).
  */
 Datum
 cqrs_sql_publish(PG_FUNCTION_ARGS)
 {
 	Datum		values[NPUBLISH_ARGS];
 	char		nulls[NPUBLISH_ARGS];
+	int64		position;
 
 	for (int i = 0; i < NPUBLISH_ARGS; i++)
 	{
 		values[i] = PG_GETARG_DATUM(i);
 		nulls[i] = PG_ARGISNULL(i) ? 'n' : ' ';
 	}
-	PG_RETURN_INT64(cqrs_outbox_publish(values, nulls));
+	position = cqrs_outbox_publish(values, nulls);
+	if (position == 0)
+		PG_RETURN_NULL();
+	PG_RETURN_INT64(position);
 }
 
 /*
